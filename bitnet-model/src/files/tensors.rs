@@ -1,0 +1,206 @@
+//! Named tensors in a safetensors file: read from bytes (usually a memory map that the caller opened), written synced.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+use half::{bf16, f16};
+use safetensors::tensor::{SafeTensors, TensorView, View};
+
+use crate::error::{Error, Result};
+use crate::weights::{FloatData, FloatMatrix};
+
+pub use safetensors::Dtype;
+
+/// A parsed safetensors file over bytes that live elsewhere.
+pub struct TensorFile<'a> {
+    tensors: SafeTensors<'a>,
+    metadata: HashMap<String, String>,
+    origin: String,
+}
+
+impl<'a> TensorFile<'a> {
+    /// Parses and bounds-checks the header; `origin` names the file in errors.
+    ///
+    /// # Errors
+    /// What is wrong with the header: truncated, oversized, overlapping or out-of-range tensors.
+    pub fn parse(bytes: &'a [u8], origin: &str) -> Result<Self> {
+        let bad = |e: safetensors::SafeTensorError| {
+            Error::format(origin, format!("is not a valid safetensors file of {} bytes: {e}", bytes.len()))
+        };
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(bad)?;
+        let metadata = header.metadata().clone().unwrap_or_default();
+        Ok(Self { tensors: SafeTensors::deserialize(bytes).map_err(bad)?, metadata, origin: origin.to_owned() })
+    }
+
+    /// The name of the file in errors.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// The text stored under `key` in the file's metadata.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.metadata.get(key).map(String::as_str)
+    }
+
+    /// All tensor names, sorted.
+    pub fn names(&self) -> Vec<&str> {
+        let mut names = self.tensors.names();
+        names.sort_unstable();
+        names
+    }
+
+    /// Whether a tensor of this name exists.
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors.tensor(name).is_ok()
+    }
+
+    /// A tensor of any type and shape.
+    ///
+    /// # Errors
+    /// If it is missing.
+    pub fn view(&self, name: &str) -> Result<TensorView<'a>> {
+        self.tensors.tensor(name).map_err(|_| Error::tensor(&self.origin, name, "is missing"))
+    }
+
+    /// A float matrix of `[rows, cols]` (f32, f16 or bf16), as stored.
+    ///
+    /// # Errors
+    /// If it is missing, of another type or shape, or holds NaN or infinity.
+    pub fn float_matrix(&self, name: &str, rows: usize, cols: usize) -> Result<FloatMatrix> {
+        let view = self.shaped(name, &[rows, cols])?;
+        let data = self.floats(name, &view)?;
+        Ok(FloatMatrix { rows, cols, data })
+    }
+
+    /// A float vector of `len`, as f32.
+    ///
+    /// # Errors
+    /// As [`TensorFile::float_matrix`].
+    pub fn float_vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
+        let view = self.shaped(name, &[len])?;
+        let data = self.floats(name, &view)?;
+        Ok(FloatMatrix { rows: 1, cols: len, data }.to_f32())
+    }
+
+    /// The bytes of a tensor of `dtype` and `shape`.
+    ///
+    /// # Errors
+    /// If it is missing or of another type or shape.
+    pub fn bytes(&self, name: &str, dtype: Dtype, shape: &[usize]) -> Result<&'a [u8]> {
+        let view = self.shaped(name, shape)?;
+        if view.dtype() != dtype {
+            return Err(Error::tensor(&self.origin, name, format!("is {:?}, expected {dtype:?}", view.dtype())));
+        }
+        Ok(view.data())
+    }
+
+    fn shaped(&self, name: &str, shape: &[usize]) -> Result<TensorView<'a>> {
+        let view = self.view(name)?;
+        if view.shape() != shape {
+            return Err(Error::tensor(&self.origin, name, format!("has shape {:?}, expected {shape:?}", view.shape())));
+        }
+        Ok(view)
+    }
+
+    fn floats(&self, name: &str, view: &TensorView) -> Result<FloatData> {
+        let data = view.data();
+        let two = |b: &[u8]| [b[0], b[1]];
+        let floats = match view.dtype() {
+            Dtype::F32 => {
+                FloatData::F32(data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+            }
+            Dtype::F16 => FloatData::F16(data.chunks_exact(2).map(|b| f16::from_le_bytes(two(b))).collect()),
+            Dtype::BF16 => FloatData::Bf16(data.chunks_exact(2).map(|b| bf16::from_le_bytes(two(b))).collect()),
+            other => return Err(Error::tensor(&self.origin, name, format!("is {other:?}, expected F32, F16 or BF16"))),
+        };
+        let bad = match &floats {
+            FloatData::F32(v) => v.iter().position(|v| !v.is_finite()),
+            FloatData::F16(v) => v.iter().position(|v| !v.is_finite()),
+            FloatData::Bf16(v) => v.iter().position(|v| !v.is_finite()),
+        };
+        match bad {
+            Some(i) => Err(Error::tensor(&self.origin, name, format!("holds NaN or infinity at element {i}"))),
+            None => Ok(floats),
+        }
+    }
+}
+
+/// A tensor to be written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OwnedTensor {
+    /// Element type.
+    pub dtype: Dtype,
+    /// Dimensions, row-major.
+    pub shape: Vec<usize>,
+    /// Little-endian elements.
+    pub bytes: Vec<u8>,
+}
+
+impl OwnedTensor {
+    /// An f32 tensor.
+    ///
+    /// # Panics
+    /// If the shape does not hold `values.len()` elements.
+    pub fn f32(shape: &[usize], values: &[f32]) -> Self {
+        assert_eq!(shape.iter().product::<usize>(), values.len(), "one value per element");
+        Self { dtype: Dtype::F32, shape: shape.to_vec(), bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect() }
+    }
+
+    /// A float matrix in its own type.
+    pub fn float_matrix(matrix: &FloatMatrix) -> Self {
+        let (dtype, bytes) = match &matrix.data {
+            FloatData::F32(v) => (Dtype::F32, v.iter().flat_map(|v| v.to_le_bytes()).collect()),
+            FloatData::F16(v) => (Dtype::F16, v.iter().flat_map(|v| v.to_le_bytes()).collect()),
+            FloatData::Bf16(v) => (Dtype::BF16, v.iter().flat_map(|v| v.to_le_bytes()).collect()),
+        };
+        Self { dtype, shape: vec![matrix.rows, matrix.cols], bytes }
+    }
+}
+
+impl View for &OwnedTensor {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+    fn data(&self) -> std::borrow::Cow<'_, [u8]> {
+        (&self.bytes).into()
+    }
+    fn data_len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+/// Writes tensors to a new safetensors file and syncs it. `metadata` is one key and its text: with more, the format's
+/// hash map would make the bytes differ from run to run.
+///
+/// # Errors
+/// If two tensors share a name, or the file cannot be written.
+pub fn write(path: &Path, tensors: &[(String, OwnedTensor)], metadata: (&str, String)) -> Result<()> {
+    let mut sorted: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    sorted.sort_by_key(|(name, _)| *name);
+    if let Some(pair) = sorted.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        return Err(Error::tensor(&path.display().to_string(), pair[0].0, "would be written twice"));
+    }
+    let metadata = HashMap::from([(metadata.0.to_owned(), metadata.1)]);
+    safetensors::serialize_to_file(sorted, Some(metadata), path).map_err(|e| match e {
+        safetensors::SafeTensorError::IoError(e) => Error::io(path, "write")(e),
+        other => Error::format(&path.display().to_string(), format!("cannot be written: {other}")),
+    })?;
+    make_ordinary(path)?;
+    fs::File::open(path).and_then(|file| file.sync_all()).map_err(Error::io(path, "sync"))
+}
+
+/// The safetensors crate writes through a private temporary file (mode 0600); a model is an ordinary file.
+#[cfg(unix)]
+fn make_ordinary(path: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o644)).map_err(Error::io(path, "set permissions of"))
+}
+
+#[cfg(not(unix))]
+fn make_ordinary(_path: &Path) -> Result<()> {
+    Ok(())
+}

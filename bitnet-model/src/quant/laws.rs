@@ -1,0 +1,110 @@
+//! The laws every scheme must satisfy; a scheme in the table is tested by being there.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::packed::PackedMatrix;
+
+fn matrix() -> impl Strategy<Value = (usize, Vec<f32>)> {
+    (1usize..9, 1usize..40)
+        .prop_flat_map(|(rows, cols)| (Just(rows), proptest::collection::vec(-4f32..4.0, rows * cols)))
+}
+
+fn quantized(scheme: &dyn WeightScheme, weights: &[f32], rows: usize) -> (Vec<i8>, Vec<f32>) {
+    let mut codes = vec![0; weights.len()];
+    let scales = scheme.quantize(weights, rows, &mut codes);
+    (codes, scales)
+}
+
+fn check_weight_laws(scheme: &dyn WeightScheme, weights: &[f32], rows: usize) {
+    let (codes, scales) = quantized(scheme, weights, rows);
+    assert_eq!((&codes, &scales), (&quantized(scheme, weights, rows).0, &scales), "deterministic");
+    assert_eq!(scales.len(), scheme.granularity().scale_count(rows));
+    assert!(scales.iter().all(|s| s.is_finite() && *s > 0.0), "{}: scale {scales:?}", scheme.name());
+    assert!(codes.iter().all(|&c| scheme.is_code(c)), "{}: codes {codes:?}", scheme.name());
+    // Scaling by a power of two is exact, so the codes must not move and the scale must follow exactly; the floor of the
+    // scale is the documented exception.
+    if scales.iter().all(|s| *s > 1e-3) {
+        let doubled: Vec<f32> = weights.iter().map(|w| w * 2.0).collect();
+        let (codes_2, scales_2) = quantized(scheme, &doubled, rows);
+        assert_eq!(codes, codes_2, "{}: equivariance", scheme.name());
+        assert!(scales.iter().zip(&scales_2).all(|(a, b)| a * 2.0 == *b));
+    }
+    let cols = weights.len() / rows;
+    let packed = PackedMatrix::pack(scheme.layout(), rows, cols, &codes, scales).expect("codes of the scheme pack");
+    assert_eq!(packed.unpack(), codes, "{}: pack round trip", scheme.name());
+}
+
+proptest! {
+    #[test]
+    fn every_weight_scheme_keeps_the_laws((rows, weights) in matrix()) {
+        for scheme in WEIGHT_SCHEMES {
+            check_weight_laws(*scheme, &weights, rows);
+        }
+    }
+
+    #[test]
+    fn every_activation_scheme_reconstructs_within_half_a_step(x in proptest::collection::vec(-1e4f32..1e4, 1..300)) {
+        for scheme in ACTIVATION_SCHEMES {
+            let mut codes = vec![0; x.len()];
+            let step = scheme.quantize(&x, &mut codes);
+            prop_assert!(step > 0.0 && step.is_finite());
+            for (&v, &c) in x.iter().zip(&codes) {
+                prop_assert!(c.unsigned_abs() <= scheme.max_code() as u8);
+                prop_assert!((v - f32::from(c) * step).abs() <= step * 0.5001);
+            }
+        }
+    }
+
+    #[test]
+    fn rounding_is_half_to_even(x in -4_000_000f32..4_000_000.0) {
+        prop_assert_eq!(round_half_even(x), x.round_ties_even());
+    }
+}
+
+#[test]
+fn zero_and_constant_matrices_have_positive_scales() {
+    for scheme in WEIGHT_SCHEMES {
+        for value in [0.0, 1e-9, -3.0] {
+            check_weight_laws(*scheme, &[value; 12], 3);
+        }
+    }
+}
+
+#[test]
+fn ties_round_to_even_in_codes() {
+    // mean|W| of these is exactly 1, so 0.5 is a tie between 0 and 1 and 1.5 one between 1 and 2 (clamped).
+    let (codes, scales) = quantized(&ternary::AbsMean, &[0.5, -0.5, 1.5, -1.5], 1);
+    assert_eq!((codes, scales), (vec![0, 0, 1, -1], vec![1.0]));
+}
+
+#[test]
+fn binary_is_centred_and_zero_is_minus_one() {
+    // mean 1, mean|W| 2: 1 - 1 = 0 counts as -1.
+    let (codes, scales) = quantized(&binary::CentredSign, &[3.0, -1.0, 3.0, -1.0, 1.0, 1.0], 2);
+    assert_eq!((codes, scales), (vec![1, -1, 1, -1, -1, -1], vec![10.0 / 6.0]));
+}
+
+#[test]
+fn normal_weights_give_the_known_share_of_zeros() {
+    // 31.0 % for N(0, 1) under absmean: P(|w| < 0.5 * sqrt(2 / pi)).
+    use rand::Rng;
+    let mut rng = crate::rng::generator(1, crate::rng::Stream::Bench);
+    let normal: Vec<f32> = (0..200_000)
+        .map(|_| {
+            let (u, v): (f64, f64) = (rng.random_range(1e-12..1.0), rng.random());
+            ((-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()) as f32
+        })
+        .collect();
+    let (codes, scales) = quantized(&ternary::AbsMean, &normal, 1);
+    let zeros = codes.iter().filter(|&&c| c == 0).count() as f64 / codes.len() as f64;
+    assert!((zeros - 0.310).abs() < 0.004, "{zeros}");
+    assert!((scales[0] - 0.7979).abs() < 0.005, "{scales:?}");
+}
+
+#[test]
+fn unknown_names_list_the_known_ones() {
+    let reason = weight_scheme("trinary").err().expect("unknown");
+    assert_eq!(reason, "is `trinary`, expected one of: none, ternary, binary, int8, int4");
+    assert!(weight_scheme("none").expect("known").is_none());
+}

@@ -1,0 +1,168 @@
+//! The quantization arithmetic, once, on plain slices: names to schemes.
+//!
+//! A *scheme* turns latent weights into small integer codes and positive scales, or one token's activations into
+//! int8 codes and a step. Training, export, conversion and inference all call the functions of this module; SIMD
+//! forms elsewhere are bound to them by tests, integer for integer.
+//!
+//! Rounding is half to even everywhere, as PyTorch and the SIMD conversions do.
+//!
+//! Adding a scheme: one file, one line in [`WEIGHT_SCHEMES`] or [`ACTIVATION_SCHEMES`]; `laws.rs` tests it from then on.
+
+mod activation;
+mod binary;
+mod integer;
+#[cfg(test)]
+mod laws;
+mod ternary;
+
+use crate::packed::Layout;
+
+/// How many scales a weight matrix has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Granularity {
+    /// One scale for the whole matrix.
+    Tensor,
+    /// One scale for each row, i.e. for each output feature.
+    Row,
+}
+
+impl Granularity {
+    /// The number of scales of a matrix of `rows` rows.
+    pub fn scale_count(self, rows: usize) -> usize {
+        match self {
+            Self::Tensor => 1,
+            Self::Row => rows,
+        }
+    }
+}
+
+/// A weight quantizer: latent weights to codes and scales, `weight ~ code * scale`.
+pub trait WeightScheme: Sync + Send {
+    /// The name used in configs and files.
+    fn name(&self) -> &'static str;
+    /// Smallest and largest code.
+    fn code_range(&self) -> (i8, i8);
+    /// Whether `code` belongs to the scheme (binary has no zero).
+    fn is_code(&self, code: i8) -> bool {
+        let (low, high) = self.code_range();
+        (low..=high).contains(&code)
+    }
+    /// How many scales a matrix has.
+    fn granularity(&self) -> Granularity;
+    /// How the codes are stored.
+    fn layout(&self) -> Layout;
+    /// Quantizes a `[rows, cols]` matrix: fills `codes` (same length as `weights`) and returns the scales.
+    ///
+    /// # Panics
+    /// If `codes` and `weights` differ in length or `weights` is not a multiple of `rows`.
+    fn quantize(&self, weights: &[f32], rows: usize, codes: &mut [i8]) -> Vec<f32>;
+}
+
+/// An activation quantizer: one token's vector to int8 codes and a step, `x ~ code * step`.
+pub trait ActivationScheme: Sync + Send {
+    /// The name used in configs and files.
+    fn name(&self) -> &'static str;
+    /// Largest magnitude of a code.
+    fn max_code(&self) -> i8;
+    /// Quantizes one token (`x` and `codes` of equal length) and returns the step.
+    fn quantize(&self, x: &[f32], codes: &mut [i8]) -> f32;
+}
+
+/// Every weight scheme, by name; `none` is the absence of one.
+pub static WEIGHT_SCHEMES: &[&dyn WeightScheme] =
+    &[&ternary::AbsMean, &binary::CentredSign, &integer::Int8, &integer::Int4];
+
+/// Every activation scheme, by name; `none` is the absence of one.
+pub static ACTIVATION_SCHEMES: &[&dyn ActivationScheme] = &[&activation::AbsMaxInt8];
+
+/// The name that stands for "not quantized" in configs and files.
+pub const NONE: &str = "none";
+
+/// Looks a weight scheme up; `Ok(None)` for `"none"`.
+///
+/// # Errors
+/// The list of known names, if `name` is none of them.
+pub fn weight_scheme(name: &str) -> Result<Option<&'static dyn WeightScheme>, String> {
+    lookup(name, WEIGHT_SCHEMES, |scheme| scheme.name())
+}
+
+/// Looks an activation scheme up; `Ok(None)` for `"none"`.
+///
+/// # Errors
+/// The list of known names, if `name` is none of them.
+pub fn activation_scheme(name: &str) -> Result<Option<&'static dyn ActivationScheme>, String> {
+    lookup(name, ACTIVATION_SCHEMES, |scheme| scheme.name())
+}
+
+/// The one floating-point expression behind an integer BitLinear sum: `sum * step * scale`.
+///
+/// `sum` is the exact integer product of weight codes and activation codes, `step` the token's activation step and
+/// `scale` the weight scale of the matrix or row. Training, reference and kernels all end in this function, so they
+/// differ in no bit. `sum` is exact in f32 below 2^24.
+#[inline(always)]
+pub fn rescale(sum: i32, step: f32, scale: f32) -> f32 {
+    (sum as f32 * step) * scale
+}
+
+/// Rounds half to even; exact for `|x| <= 2^22`, and free of library calls so that loops vectorize.
+#[inline(always)]
+pub fn round_half_even(x: f32) -> f32 {
+    // Adding 1.5 * 2^23 pushes the fraction out of the mantissa under the default rounding mode (nearest, ties to even).
+    const MAGIC: f32 = 12_582_912.0;
+    (x + MAGIC) - MAGIC
+}
+
+/// `round(clamp(x * multiplier))` as a code. Clamping first keeps the rounding in its exact range and changes no
+/// result, because the limits are integers. A NaN becomes 0.
+#[inline(always)]
+fn to_code(x: f32, multiplier: f32, limit: f32) -> i8 {
+    round_half_even((x * multiplier).clamp(-limit, limit)) as i8
+}
+
+/// The smallest mean or maximum that a scale is made of (the clamp of the official code), so that an all-zero matrix
+/// or token has a positive scale.
+const SCALE_FLOOR: f32 = 1e-5;
+
+/// Mean of `f(w)` in f64 over eight interleaved sums: one fixed order, whatever the machine.
+fn mean_of(weights: &[f32], f: impl Fn(f32) -> f32) -> f64 {
+    let mut lanes = [0f64; 8];
+    let chunks = weights.chunks_exact(8);
+    for (lane, &w) in lanes.iter_mut().zip(chunks.remainder()) {
+        *lane += f64::from(f(w));
+    }
+    for chunk in chunks {
+        for (lane, &w) in lanes.iter_mut().zip(chunk) {
+            *lane += f64::from(f(w));
+        }
+    }
+    lanes.iter().sum::<f64>() / weights.len().max(1) as f64
+}
+
+fn abs_max(x: &[f32]) -> f32 {
+    // Eight lanes let the maximum vectorize; a NaN loses every comparison and is ignored.
+    let mut lanes = [0f32; 8];
+    let chunks = x.chunks_exact(8);
+    for (lane, v) in lanes.iter_mut().zip(chunks.remainder()) {
+        *lane = lane.max(v.abs());
+    }
+    for chunk in chunks {
+        for (lane, v) in lanes.iter_mut().zip(chunk) {
+            *lane = lane.max(v.abs());
+        }
+    }
+    lanes.into_iter().fold(0.0, f32::max)
+}
+
+fn lookup<T: ?Sized>(
+    name: &str,
+    all: &'static [&'static T],
+    name_of: fn(&T) -> &'static str,
+) -> Result<Option<&'static T>, String> {
+    if name == NONE {
+        return Ok(None);
+    }
+    all.iter().copied().find(|scheme| name_of(scheme) == name).map(Some).ok_or_else(|| {
+        let known: Vec<_> = all.iter().map(|scheme| name_of(scheme)).collect();
+        format!("is `{name}`, expected one of: {NONE}, {}", known.join(", "))
+    })
+}
