@@ -1,0 +1,128 @@
+//! The whole model: embedding, blocks, norm, head and loss.
+
+use std::sync::Arc;
+
+use anyhow::{Result, ensure};
+use bitnet_model::ModelConfig;
+use candle_core::{Device, Tensor};
+
+use super::attention::Attention;
+use super::bit_linear::BitLinear;
+use super::block::Block;
+use super::estimator::Estimator;
+use super::feed_forward::FeedForward;
+use super::parameters::Parameters;
+use crate::ops::{AttentionSpec, BitLinearSpec, Ops, RopeTable};
+
+/// A decoder whose parameters candle can differentiate.
+pub struct Transformer {
+    embedding_vh: Tensor,
+    blocks: Vec<Block>,
+    norm: Tensor,
+    head_vh: Tensor,
+    eps: f32,
+    vocab_size: usize,
+    ops: Arc<dyn Ops>,
+}
+
+impl Transformer {
+    /// The network over `parameters`, for sequences of at most `max_seq` tokens, computed by `ops`.
+    ///
+    /// # Errors
+    /// If a parameter is missing.
+    pub fn new(
+        config: &ModelConfig,
+        parameters: &Parameters,
+        max_seq: usize,
+        estimator: &'static dyn Estimator,
+        ops: Arc<dyn Ops>,
+    ) -> Result<Self> {
+        let attention_spec = AttentionSpec {
+            heads: config.num_attention_heads,
+            kv_heads: config.num_key_value_heads,
+            head_dim: config.head_dim,
+            rope: Arc::new(RopeTable::new(max_seq, config.head_dim, config.rope_theta)),
+        };
+        let spec = BitLinearSpec { quantization: config.quantization, estimator };
+        let blocks = (0..config.num_hidden_layers)
+            .map(|layer| block(config, parameters, layer, spec, &attention_spec))
+            .collect::<Result<_>>()?;
+        let embedding_vh = parameters.tensor("model.embed_tokens.weight")?;
+        let head_vh =
+            if config.tie_word_embeddings { embedding_vh.clone() } else { parameters.tensor("lm_head.weight")? };
+        let norm = parameters.tensor("model.norm.weight")?;
+        Ok(Self { embedding_vh, blocks, norm, head_vh, eps: config.rms_norm_eps, vocab_size: config.vocab_size, ops })
+    }
+
+    /// The normed output of the last block for `tokens` (`batch` sequences of equal length): `[batch, seq, hidden]`.
+    ///
+    /// # Errors
+    /// If the tokens do not divide into sequences or one is not in the vocabulary.
+    pub fn hidden(&self, tokens: &[u32], batch: usize) -> Result<Tensor> {
+        ensure!(batch > 0 && tokens.len().is_multiple_of(batch), "{} tokens in {batch} sequences", tokens.len());
+        if let Some(bad) = tokens.iter().find(|&&token| token as usize >= self.vocab_size) {
+            anyhow::bail!("token {bad} is not below the vocabulary of {}", self.vocab_size);
+        }
+        let ids = Tensor::from_slice(tokens, tokens.len(), &Device::Cpu)?;
+        let hidden = self.embedding_vh.dim(1)?;
+        let mut x_bth = self.embedding_vh.index_select(&ids, 0)?.reshape((batch, tokens.len() / batch, hidden))?;
+        for block in &self.blocks {
+            x_bth = block.forward(&*self.ops, &x_bth)?;
+        }
+        Ok(self.ops.rms_norm(&x_bth, &self.norm, self.eps)?)
+    }
+
+    /// Logits `[batch, seq, vocab]`: for tests and small inputs, the loss never makes them all.
+    ///
+    /// # Errors
+    /// As [`Transformer::hidden`].
+    pub fn logits(&self, tokens: &[u32], batch: usize) -> Result<Tensor> {
+        let x_bth = self.hidden(tokens, batch)?;
+        let (b, t, h) = x_bth.dims3()?;
+        Ok(x_bth.reshape((b * t, h))?.matmul(&self.head_vh.t()?)?.reshape((b, t, self.vocab_size))?)
+    }
+
+    /// Mean negative log-likelihood of `targets` after `inputs`, in nats per token: a scalar tensor.
+    ///
+    /// # Errors
+    /// As [`Transformer::hidden`], or if the numbers of inputs and targets differ.
+    pub fn loss(&self, inputs: &[u32], targets: &[u32], batch: usize) -> Result<Tensor> {
+        ensure!(inputs.len() == targets.len(), "{} inputs and {} targets", inputs.len(), targets.len());
+        Ok(self.ops.cross_entropy(&self.hidden(inputs, batch)?, &self.head_vh, targets)?)
+    }
+}
+
+fn block(
+    config: &ModelConfig,
+    parameters: &Parameters,
+    layer: usize,
+    spec: BitLinearSpec,
+    attention_spec: &AttentionSpec,
+) -> Result<Block> {
+    let weight = |name: &str| parameters.tensor(&format!("model.layers.{layer}.{name}.weight"));
+    let linear = |name| Ok::<_, anyhow::Error>(BitLinear::new(weight(name)?, spec));
+    let sub_norm = |name| config.sub_norms.then(|| weight(name)).transpose();
+    let eps = config.rms_norm_eps;
+    Ok(Block {
+        input_layernorm: weight("input_layernorm")?,
+        attention: Attention {
+            q_proj: linear("self_attn.q_proj")?,
+            k_proj: linear("self_attn.k_proj")?,
+            v_proj: linear("self_attn.v_proj")?,
+            o_proj: linear("self_attn.o_proj")?,
+            sub_norm: sub_norm("self_attn.attn_sub_norm")?,
+            eps,
+            spec: attention_spec.clone(),
+        },
+        post_attention_layernorm: weight("post_attention_layernorm")?,
+        feed_forward: FeedForward {
+            gate_proj: linear("mlp.gate_proj")?,
+            up_proj: linear("mlp.up_proj")?,
+            down_proj: linear("mlp.down_proj")?,
+            sub_norm: sub_norm("mlp.ffn_sub_norm")?,
+            eps,
+            act: config.hidden_act,
+        },
+        eps,
+    })
+}

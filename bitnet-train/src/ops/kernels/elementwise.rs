@@ -1,0 +1,153 @@
+//! Loops over rows and elements, written once and compiled for each instruction set.
+
+use bitnet_model::quant::rescale;
+
+use super::softmax::exp;
+use super::{lane_sum, multiversion};
+
+multiversion! {
+/// Integer sums that are exact in f32 (row-major `[tokens, scales.len() or any]`) become outputs, one token at a time:
+/// `rescale(sum, step, scale)` with one scale or one per column.
+pub fn rescale_row(sums: &mut [f32], step: f32, scales: &[f32]) {
+    if let [scale] = *scales {
+        for v in sums.iter_mut() {
+            *v = rescale(*v as i32, step, scale);
+        }
+    } else {
+        for (v, &scale) in sums.iter_mut().zip(scales) {
+            *v = rescale(*v as i32, step, scale);
+        }
+    }
+}
+}
+
+multiversion! {
+/// `out = code * factor`.
+pub fn expand(codes: &[i8], factor: f32, out: &mut [f32]) {
+    for (o, &c) in out.iter_mut().zip(codes) {
+        *o = f32::from(c) * factor;
+    }
+}
+}
+
+multiversion! {
+/// RMSNorm of one row; returns the inverse root mean square, for the backward pass.
+pub fn rms_norm_row(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) -> f32 {
+    let square = lane_sum(x.len(), |i| x[i] * x[i]);
+    let inverse = 1.0 / (square / x.len() as f32 + eps).sqrt();
+    for ((o, &x), &w) in out.iter_mut().zip(x).zip(weight) {
+        *o = x * inverse * w;
+    }
+    inverse
+}
+}
+
+multiversion! {
+/// Backward pass of one row of RMSNorm: `dx = r (w dy) - x r^3 / n sum(w dy x)`, and `dw += dy x r`.
+pub fn rms_norm_backward_row(x: &[f32], weight: &[f32], dy: &[f32], inverse: f32, dx: &mut [f32], dw: &mut [f32]) {
+    let n = x.len();
+    let (x, weight, dy, dx, dw) = (&x[..n], &weight[..n], &dy[..n], &mut dx[..n], &mut dw[..n]);
+    let dot = lane_sum(n, |i| weight[i] * dy[i] * x[i]);
+    let correction = dot * inverse * inverse * inverse / n as f32;
+    for i in 0..n {
+        dx[i] = inverse * weight[i] * dy[i] - x[i] * correction;
+        dw[i] += dy[i] * x[i] * inverse;
+    }
+}
+}
+
+multiversion! {
+/// `max(gate, 0)^2 * up`.
+pub fn relu2_gate(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    for ((o, &g), &u) in out.iter_mut().zip(gate).zip(up) {
+        let r = if g > 0.0 { g } else { 0.0 };
+        *o = r * r * u;
+    }
+}
+}
+
+multiversion! {
+/// Gradients of [`relu2_gate`].
+pub fn relu2_gate_backward(gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
+    for ((((&g, &u), &d), dg), du) in gate.iter().zip(up).zip(dy).zip(dgate.iter_mut()).zip(dup.iter_mut()) {
+        let r = if g > 0.0 { g } else { 0.0 };
+        *dg = d * u * 2.0 * r;
+        *du = d * r * r;
+    }
+}
+}
+
+multiversion! {
+/// `gate * sigmoid(gate) * up`.
+pub fn silu_gate(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    for ((o, &g), &u) in out.iter_mut().zip(gate).zip(up) {
+        *o = g / (1.0 + exp(-g)) * u;
+    }
+}
+}
+
+multiversion! {
+/// Gradients of [`silu_gate`].
+pub fn silu_gate_backward(gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
+    for ((((&g, &u), &d), dg), du) in gate.iter().zip(up).zip(dy).zip(dgate.iter_mut()).zip(dup.iter_mut()) {
+        let s = 1.0 / (1.0 + exp(-g));
+        *dg = d * u * s * (1.0 + g * (1.0 - s));
+        *du = d * g * s;
+    }
+}
+}
+
+multiversion! {
+/// Rotates one head at one position: pairs `(x[j], x[j + half])` by angles given as cosines and sines. `direction` is 1,
+/// or -1 for the inverse, which is also the gradient. `out` receives `factor` times the result.
+pub fn rotate(x: &[f32], cos: &[f32], sin: &[f32], direction: f32, factor: f32, out: &mut [f32]) {
+    let half = cos.len();
+    let (a, b) = x.split_at(half);
+    let (out_a, out_b) = out.split_at_mut(half);
+    for j in 0..half {
+        let s = sin[j] * direction;
+        out_a[j] = (a[j] * cos[j] - b[j] * s) * factor;
+        out_b[j] = (b[j] * cos[j] + a[j] * s) * factor;
+    }
+}
+}
+
+multiversion! {
+/// `sum(a * b)` in a fixed order.
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let b = &b[..a.len()];
+    lane_sum(a.len(), |i| a[i] * b[i])
+}
+}
+
+/// What AdamW does to one parameter tensor in one step.
+#[derive(Clone, Copy)]
+pub struct AdamWStep {
+    /// Factor on gradients (global-norm clipping).
+    pub gradient_factor: f32,
+    /// Decay of the first moment.
+    pub beta1: f32,
+    /// Decay of the second moment.
+    pub beta2: f32,
+    /// `learning_rate / (1 - beta1^step)`.
+    pub step_size: f32,
+    /// `1 / sqrt(1 - beta2^step)`.
+    pub inverse_root_bias2: f32,
+    /// Added to the root of the second moment.
+    pub eps: f32,
+    /// `1 - learning_rate * weight_decay`.
+    pub decay_factor: f32,
+}
+
+multiversion! {
+/// One AdamW step in place (arXiv:1711.05101, Algorithm 2, in PyTorch's order of operations).
+pub fn adamw(w: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], step: &AdamWStep) {
+    for (((w, m), v), &g) in w.iter_mut().zip(m.iter_mut()).zip(v.iter_mut()).zip(g) {
+        let g = g * step.gradient_factor;
+        *m = step.beta1 * *m + (1.0 - step.beta1) * g;
+        *v = step.beta2 * *v + (1.0 - step.beta2) * g * g;
+        let root = v.sqrt() * step.inverse_root_bias2 + step.eps;
+        *w = *w * step.decay_factor - step.step_size * *m / root;
+    }
+}
+}

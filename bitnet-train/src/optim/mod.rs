@@ -1,0 +1,9 @@
+//! From gradients to new weights: collection, clipping, AdamW, schedules.
+
+mod adamw;
+mod gradients;
+mod schedule;
+
+pub use adamw::{AdamW, AdamWConfig, Moments};
+pub use gradients::Gradients;
+pub use schedule::{Schedule, ScheduleConfig};

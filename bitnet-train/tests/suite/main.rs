@@ -1,0 +1,4 @@
+//! One test binary for the crate: what the trainer computes, held against independent truths.
+
+mod gradients;
+mod reference_model;
