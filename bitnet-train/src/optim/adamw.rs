@@ -110,7 +110,7 @@ impl AdamW {
     /// Returns the norm before clipping.
     ///
     /// # Errors
-    /// If a parameter has no gradient.
+    /// If a parameter has no gradient, or the norm is not finite; then nothing has changed.
     pub fn step(
         &mut self,
         parameters: &Parameters,
@@ -119,9 +119,10 @@ impl AdamW {
         learning_rate: f64,
         weight_decay: f64,
     ) -> Result<f64> {
-        self.steps += 1;
         let mean_factor = 1.0 / f64::from(micro_batches);
         let norm = gradients.norm() * mean_factor;
+        ensure!(norm.is_finite(), "the gradient norm is {norm}");
+        self.steps += 1;
         let clip = self.config.clip_norm;
         // The constant is PyTorch's (`clip_grad_norm_`).
         let clip_factor = if clip > 0.0 { (clip / (norm + 1e-6)).min(1.0) } else { 1.0 };

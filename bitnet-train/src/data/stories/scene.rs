@@ -3,8 +3,8 @@
 //! A sentence is a template with places to fill: `{a}` the acting person (a pronoun where nobody
 //! else could be meant), `{A}` the same by name, `{b}` and `{c}` others by name, `{he} {him} {his}`
 //! the acting person's pronouns, `{bhe} {bhim} {bhis}` the second person's, `{ab}` both as subject
-//! (`They` where clear), `{t} {u}` things (`the red ball`, `the ball`, `it`), `{t1} {u1}` with `a` or `an`,
-//! `{tn} {un}` bare (`red ball`), `{at}` and `{to}` a place with its preposition, `{spot}` a spot.
+//! (`They` where clear), `{t} {u}` things (`the red ball`, `the ball`, `it`), `{tx}` the same but never `it`, `{t1} {u1}` with `a` or `an`,
+//! `{tn} {un}` bare (`red ball`), `{tkind}` the noun alone, `{at}` and `{to}` a place with its preposition, `{spot}` a spot.
 //!
 //! Templates in which a pronoun could mean either of two people are left out when both are a she or both a he.
 
@@ -81,6 +81,7 @@ pub(super) struct Scene {
     /// The first contradiction, if a plot made one: a bug that the tests look for.
     pub fault: Option<String>,
     said: Said,
+    introduced: Vec<Thing>,
 }
 
 impl Scene {
@@ -92,6 +93,7 @@ impl Scene {
             text: String::new(),
             fault: None,
             said: Said::default(),
+            introduced: Vec::new(),
         }
     }
 
@@ -104,11 +106,7 @@ impl Scene {
 
     /// Writes one of the templates.
     pub(super) fn say(&mut self, templates: &[&str], fill: Fill) {
-        let fitting: Vec<&str> = templates
-            .iter()
-            .copied()
-            .filter(|template| self.is_clear(template, fill))
-            .collect();
+        let fitting: Vec<&str> = templates.iter().copied().filter(|template| self.is_clear(template, fill)).collect();
         let Some(&template) = (!fitting.is_empty()).then(|| self.dice.pick(&fitting)) else {
             self.fault.get_or_insert_with(|| format!("no clear template among {templates:?}"));
             return;
@@ -147,14 +145,6 @@ impl Scene {
     pub(super) fn note(&mut self, sentence: &str) {
         self.push(sentence);
         self.said = Said::default();
-    }
-
-    /// Starts a new paragraph, where names are said anew.
-    pub(super) fn paragraph(&mut self) {
-        if !self.text.is_empty() {
-            self.text.push_str("\n\n");
-            self.said = Said::default();
-        }
     }
 
     fn push(&mut self, sentence: &str) {
@@ -207,14 +197,7 @@ impl Scene {
         out
     }
 
-    fn word(
-        &mut self,
-        mark: &str,
-        template: &str,
-        fill: Fill,
-        before: &Said,
-        now: &mut Said,
-    ) -> Option<String> {
+    fn word(&mut self, mark: &str, template: &str, fill: Fill, before: &Said, now: &mut Said) -> Option<String> {
         let word = match mark {
             "a" => self.subject(fill.a?, template, before, now),
             "A" => self.person(fill.a?, true, now),
@@ -229,10 +212,12 @@ impl Scene {
             "bhis" => self.pronoun(fill.b?, "her", "his"),
             "t" => self.the_thing(fill.t?, before, now),
             "u" => self.the_thing(fill.u?, before, now),
+            "tx" => self.the_thing_by_name(fill.t?, now),
             "t1" => with_article(&self.named(fill.t?, now)),
             "u1" => with_article(&self.named(fill.u?, now)),
             "tn" => self.named(fill.t?, now),
             "un" => self.named(fill.u?, now),
+            "tkind" => self.world.noun(fill.t?).noun.to_string(),
             "want" => self.world.noun(fill.t?).want.to_string(),
             "did" => self.world.noun(fill.t?).did.to_string(),
             "uwant" => self.world.noun(fill.u?).want.to_string(),
@@ -289,8 +274,9 @@ impl Scene {
         if self.world.female(who) { she } else { he }.to_string()
     }
 
-    fn named(&self, thing: Thing, now: &mut Said) -> String {
+    fn named(&mut self, thing: Thing, now: &mut Said) -> String {
         now.things.push(thing);
+        self.introduced.push(thing);
         self.world.thing(thing)
     }
 
@@ -300,8 +286,14 @@ impl Scene {
             now.things.push(thing);
             return "it".to_string();
         }
+        self.the_thing_by_name(thing, now)
+    }
+
+    fn the_thing_by_name(&mut self, thing: Thing, now: &mut Said) -> String {
+        // The first time a thing comes up, it comes with its adjective, so that it can be asked about.
+        let known = self.introduced.contains(&thing);
         let full = self.named(thing, now);
-        if self.dice.chance(45) {
+        if known && self.dice.chance(45) {
             return format!("the {}", self.world.noun(thing).noun);
         }
         format!("the {full}")
@@ -339,9 +331,8 @@ pub(super) fn capitalised(text: &str) -> String {
 }
 
 /// Openings for what happens next.
-const LEADS: &[&str] = &[
-    "Then ", "Soon ", "After that, ", "A little later, ", "Before long, ", "In a while, ", "Next, ",
-];
+const LEADS: &[&str] =
+    &["Then ", "Soon ", "After that, ", "A little later, ", "Before long, ", "Later, ", "Not long after, "];
 
 /// After so many pronouns in a row the name is said again.
 const MAX_PRONOUNS: usize = 2;

@@ -53,19 +53,11 @@ const fn she(name: &'static str) -> Name {
 }
 
 const fn he(name: &'static str) -> Name {
-    Name {
-        name,
-        female: false,
-    }
+    Name { name, female: false }
 }
 
 const fn noun(noun: &'static str, class: Class, want: &'static str, did: &'static str) -> Noun {
-    Noun {
-        noun,
-        class,
-        want,
-        did,
-    }
+    Noun { noun, class, want, did }
 }
 
 const fn place(
@@ -75,37 +67,30 @@ const fn place(
     acted: &'static str,
     spots: [&'static str; 3],
 ) -> PlaceWords {
-    PlaceWords {
-        noun,
-        at,
-        act,
-        acted,
-        spots,
-    }
+    PlaceWords { noun, at, act, acted, spots }
 }
 
 /// The adjectives that fit a class; the colours come first, [`COLORS`] of them.
 pub(super) fn adjectives(class: Class) -> &'static [&'static str] {
     match class {
         Class::Toy => &[
-            "red", "blue", "green", "yellow", "orange", "purple", "white", "brown", "new", "old", "little",
-            "wooden", "big",
+            "red", "blue", "green", "yellow", "orange", "purple", "white", "brown", "new", "old", "little", "wooden",
+            "big",
         ],
         Class::Tool => &[
             "red", "blue", "green", "yellow", "black", "white", "gray", "brown", "old", "new", "strong", "heavy",
             "long",
         ],
         Class::Food => &[
-            "red", "green", "yellow", "golden", "brown", "white", "pink", "orange", "big", "little", "fresh",
-            "sweet", "round",
+            "red", "green", "yellow", "golden", "brown", "white", "pink", "orange", "big", "little", "fresh", "sweet",
+            "round",
         ],
         Class::Cloth => &[
-            "red", "blue", "green", "yellow", "gray", "purple", "white", "pink", "soft", "warm", "old", "new",
-            "thick",
+            "red", "blue", "green", "yellow", "gray", "purple", "white", "pink", "soft", "warm", "old", "new", "thick",
         ],
         Class::Small => &[
-            "silver", "golden", "blue", "green", "white", "black", "red", "purple", "tiny", "old", "shiny",
-            "pretty", "round",
+            "silver", "golden", "blue", "green", "white", "black", "red", "purple", "tiny", "old", "shiny", "pretty",
+            "round",
         ],
         Class::Box => &[
             "red", "blue", "green", "yellow", "brown", "gray", "black", "orange", "big", "old", "new", "strong",
@@ -117,6 +102,7 @@ pub(super) fn adjectives(class: Class) -> &'static [&'static str] {
 /// How many of each class's adjectives, from the front, are colours.
 pub(super) const COLORS: usize = 8;
 
+#[rustfmt::skip]
 pub(super) const NAMES: &[Name] = &[
     she("Anna"), she("Ella"), she("Lucy"), she("Mia"), she("Emma"), she("Sara"), she("Nora"), she("Clara"),
     she("Julia"), she("Maria"), she("Alice"), she("Ruth"), she("Eva"), she("Zoe"), she("Kate"), she("Jane"),
@@ -128,6 +114,7 @@ pub(super) const NAMES: &[Name] = &[
     he("George"), he("Daniel"), he("Victor"), he("Arthur"), he("Walter"), he("Jacob"),
 ];
 
+#[rustfmt::skip]
 pub(super) const NOUNS: &[Noun] = &[
     noun("ball", Class::Toy, "play catch", "played catch"),
     noun("kite", Class::Toy, "have fun in the wind", "had fun in the wind"),
@@ -217,6 +204,7 @@ pub(super) const NOUNS: &[Noun] = &[
     noun("suitcase", Class::Box, "pack for a trip", "packed for a trip"),
 ];
 
+#[rustfmt::skip]
 pub(super) const PLACES: &[PlaceWords] = &[
     place("kitchen", "in", "cook lunch", "cooked lunch", ["under the table", "in the cupboard", "on the shelf"]),
     place("garden", "in", "pick some flowers", "picked some flowers", ["under the old tree", "behind the shed", "next to the roses"]),
@@ -260,6 +248,7 @@ pub(super) const PLACES: &[PlaceWords] = &[
     place("classroom", "in", "draw a picture", "drew a picture", ["in the teacher's desk", "behind the globe", "under the coat hooks"]),
 ];
 
+#[rustfmt::skip]
 pub(super) const WEATHERS: &[Weather] = &[
     Weather { adjective: "sunny", openings: ["The sun was shining", "The sky was blue and clear"], details: ["The sun felt warm.", "There was not a cloud in the sky."] },
     Weather { adjective: "rainy", openings: ["It was raining softly", "Rain was falling on the roofs"], details: ["The rain kept falling.", "There were puddles everywhere."] },
@@ -275,8 +264,22 @@ pub(super) const TIMES: &[&str] = &["morning", "afternoon", "evening", "day"];
 
 /// What a person may be introduced as.
 pub(super) const ROLES: &[&str] = &[
-    "baker", "farmer", "teacher", "painter", "doctor", "fisher", "gardener", "student", "singer", "tailor",
-    "carpenter", "nurse", "pilot", "writer", "clockmaker", "shepherd",
+    "baker",
+    "farmer",
+    "teacher",
+    "painter",
+    "doctor",
+    "fisher",
+    "gardener",
+    "student",
+    "singer",
+    "tailor",
+    "carpenter",
+    "nurse",
+    "pilot",
+    "writer",
+    "clockmaker",
+    "shepherd",
 ];
 
 /// Words for what a person is like; some need `an`.

@@ -40,7 +40,6 @@ pub(super) enum Feeling {
     Surprised,
     Worried,
     Thankful,
-    Excited,
     Glad,
 }
 
@@ -54,7 +53,6 @@ impl Feeling {
             Feeling::Surprised => "surprised",
             Feeling::Worried => "worried",
             Feeling::Thankful => "thankful",
-            Feeling::Excited => "excited",
             Feeling::Glad => "glad",
         }
     }
@@ -176,13 +174,6 @@ impl World {
         }
     }
 
-    /// Everything a person carries, things inside things included, in the order of the props.
-    pub(super) fn carried_by(&self, who: Person) -> Vec<Thing> {
-        (0..self.props.len())
-            .filter(|&thing| self.carrier(thing) == Some(who))
-            .collect()
-    }
-
     /// The place where the thing is, through whoever carries it.
     pub(super) fn place_of(&self, thing: Thing) -> Option<Place> {
         match self.thing_at[thing] {
@@ -200,11 +191,7 @@ impl World {
     /// Says what contradicts the world; a plot that causes one is a bug of the plot.
     pub(super) fn apply(&mut self, event: Event) -> Result<(), String> {
         let check = |fine: bool, what: &str| {
-            if fine {
-                Ok(())
-            } else {
-                Err(format!("{what}: {event:?}"))
-            }
+            if fine { Ok(()) } else { Err(format!("{what}: {event:?}")) }
         };
         match event {
             Event::Stands { who, place } => {
@@ -320,7 +307,6 @@ mod tests {
         }
         assert_eq!(world.carrier(0), Some(1));
         assert_eq!(world.place_of(0), Some(1));
-        assert_eq!(world.carried_by(1), vec![0, bag]);
-        assert_eq!(world.carried_by(0), Vec::<Thing>::new());
+        assert_eq!(world.carrier(bag), Some(1));
     }
 }

@@ -1,0 +1,147 @@
+//! `bitnet-infer generate`.
+
+use std::io::{self, IsTerminal, Write};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+
+use bitnet_infer::engine::SamplerConfig;
+use bitnet_infer::generate::{GenerateOptions, Generation, Generator, StopReason};
+use bitnet_infer::kernels::Kernel;
+
+use super::output;
+
+/// Continue a text: the text streams to stdout, the speed goes to stderr.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Model folder (config.json, model.safetensors, tokenizer.json)
+    model: PathBuf,
+    /// Text to continue; `-` or nothing reads it from stdin, less one newline at its end
+    prompt: Option<String>,
+    /// New tokens at most
+    #[arg(short = 'n', long = "max-tokens", value_name = "N", default_value_t = 128)]
+    max_tokens: usize,
+    /// Prompt and new tokens at most [default: the model's limit]
+    #[arg(long, value_name = "N")]
+    context: Option<usize>,
+    /// Randomness: 0 always takes the most probable token
+    #[arg(long, value_name = "T", default_value_t = 0.8)]
+    temperature: f32,
+    /// Draw from the K most probable tokens (0: all)
+    #[arg(long, value_name = "K", default_value_t = 40)]
+    top_k: usize,
+    /// Draw from the most probable tokens that together reach P
+    #[arg(long, value_name = "P", default_value_t = 0.95)]
+    top_p: f32,
+    /// Draw from tokens at least P times as probable as the first
+    #[arg(long, value_name = "P", default_value_t = 0.05)]
+    min_p: f32,
+    /// Make recent tokens less probable (1: off)
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    repeat_penalty: f32,
+    /// How many tokens count as recent
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    repeat_window: usize,
+    /// Same seed, same text
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Text that ends the generation and is not printed; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+    /// Print one JSON object at the end instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+const EXAMPLES: &str = "The filters apply in this order: repetition penalty, top-k, top-p, min-p, temperature.
+
+Examples:
+  bitnet-infer generate model \"Once upon a time\" -n 200 --seed 7
+  bitnet-infer generate model --temperature 0 --stop \"The end\" < prompt.txt";
+
+/// Runs the command.
+///
+/// # Errors
+/// If the model does not load or the prompt does not fit.
+pub fn run(args: &Args, kernel: &'static Kernel) -> Result<()> {
+    let prompt = args.prompt()?;
+    let loaded = super::open(&args.model, kernel)?;
+    let generator = Generator::new(&loaded.model, loaded.require_tokenizer()?);
+    let mut closed = None;
+    let on_text = |piece: &str| match if args.json { Ok(()) } else { output::print(piece) } {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => {
+            closed = Some(error);
+            ControlFlow::Break(())
+        }
+    };
+    let generation = generator.run(&prompt, &args.options(), on_text)?;
+    if let Some(error) = closed {
+        return Err(error.into());
+    }
+    if args.json {
+        return output::print_json(&generation);
+    }
+    output::print("\n")?;
+    writeln!(io::stderr(), "{}", summary(&generation, kernel))?;
+    Ok(())
+}
+
+impl Args {
+    fn prompt(&self) -> Result<String> {
+        match self.prompt.as_deref() {
+            Some(text) if text != "-" => Ok(text.to_owned()),
+            _ => {
+                if io::stdin().is_terminal() {
+                    writeln!(io::stderr(), "reading the prompt from the terminal; end it with Ctrl-D")?;
+                }
+                let mut text = output::read_text(io::stdin().lock(), "stdin")?;
+                if text.is_empty() {
+                    bail!("stdin: the prompt is empty: give it as an argument or on stdin");
+                }
+                if text.ends_with('\n') {
+                    text.pop();
+                }
+                Ok(text)
+            }
+        }
+    }
+
+    fn options(&self) -> GenerateOptions {
+        GenerateOptions {
+            max_new_tokens: self.max_tokens,
+            stop: self.stop.clone(),
+            context: self.context,
+            sampler: SamplerConfig {
+                temperature: self.temperature,
+                top_k: self.top_k,
+                top_p: self.top_p,
+                min_p: self.min_p,
+                repeat_penalty: self.repeat_penalty,
+                repeat_window: self.repeat_window,
+                seed: self.seed,
+            },
+        }
+    }
+}
+
+fn summary(generation: &Generation, kernel: &Kernel) -> String {
+    let reason = match generation.stop_reason {
+        StopReason::EndOfText => "the model ended the text",
+        StopReason::StopText => "a stop text came up",
+        StopReason::MaxTokens => "the number of tokens asked for",
+        StopReason::ContextFull => "the context is full: a longer --context or a shorter prompt leaves more room",
+        StopReason::Cancelled => "cancelled",
+    };
+    format!(
+        "prompt {} tok at {:.1} tok/s | {} new tok at {:.1} tok/s | kernel {}, threads {} | ended: {reason}",
+        generation.prompt_tokens,
+        generation.prefill_rate(),
+        generation.tokens.len(),
+        generation.decode_rate(),
+        kernel.name,
+        rayon::current_num_threads(),
+    )
+}

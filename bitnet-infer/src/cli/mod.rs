@@ -1,0 +1,105 @@
+//! The command line: one file per command.
+
+mod bench;
+mod generate;
+mod inspect;
+mod kernels;
+mod output;
+mod perplexity;
+
+use std::io::{self, Write};
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+
+use bitnet_infer::engine::{self, LoadedModel};
+use bitnet_infer::kernels::{self as table, Kernel};
+
+/// Runs packed 1-bit and 1.58-bit language models.
+#[derive(Parser)]
+#[command(name = "bitnet-infer", version, max_term_width = 100, after_help = EXAMPLES)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every command.
+#[derive(clap::Args)]
+struct Global {
+    /// Threads to compute with [default: one per core this process may use]
+    #[arg(long, global = true, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+    /// Kernel to compute with, from `bitnet-infer kernels` [default: the fastest that this CPU runs]
+    #[arg(long, global = true, value_name = "NAME")]
+    kernel: Option<String>,
+}
+
+/// Each is described at its arguments.
+#[derive(Subcommand)]
+enum Command {
+    Generate(generate::Args),
+    Perplexity(perplexity::Args),
+    Inspect(inspect::Args),
+    Bench(bench::Args),
+    Kernels(kernels::Args),
+}
+
+const EXAMPLES: &str = "Examples:
+  bitnet-infer generate model \"Once upon a time\" -n 64
+  bitnet-infer perplexity model text.txt --context 512
+  bitnet-infer inspect model --tensors
+  bitnet-infer bench --shape 125m
+  BITNET_KERNEL=scalar bitnet-infer generate model --temperature 0 < prompt.txt";
+
+/// Parses the command line and runs it. A failure is one line on stderr and exit code 1; a reader that has seen enough
+/// (a closed pipe) is no failure.
+pub fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            let line = format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ");
+            // With stderr gone there is nobody left to tell.
+            let _ = writeln!(io::stderr(), "error: {line}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    if let Some(threads) = cli.global.threads {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.get());
+        pool.build_global().with_context(|| format!("cannot start {threads} threads"))?;
+    }
+    match cli.command {
+        Command::Generate(args) => generate::run(&args, cli.global.kernel()?),
+        Command::Perplexity(args) => perplexity::run(&args, cli.global.kernel()?),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Bench(args) => bench::run(&args, cli.global.kernel()?),
+        Command::Kernels(args) => kernels::run(&args, cli.global.kernel()?),
+    }
+}
+
+impl Global {
+    fn kernel(&self) -> Result<&'static Kernel> {
+        let chosen = match &self.kernel {
+            Some(name) => table::by_name(name),
+            None => table::best(),
+        };
+        chosen.map_err(anyhow::Error::msg)
+    }
+}
+
+fn open(folder: &Path, kernel: &'static Kernel) -> Result<LoadedModel> {
+    Ok(engine::open(folder, kernel)?)
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let kinds = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
+    kinds.into_iter().any(|kind| kind == io::ErrorKind::BrokenPipe)
+}

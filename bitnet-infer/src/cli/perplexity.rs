@@ -1,0 +1,77 @@
+//! `bitnet-infer perplexity`.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use bitnet_infer::eval::perplexity::{self, Convention, Perplexity, PerplexityOptions};
+use bitnet_infer::kernels::Kernel;
+
+use super::output;
+
+/// Measure how well a model predicts a text.
+///
+/// Conventions: `windows` cuts the text into windows that do not overlap and scores every token (what training's validation
+/// loss means); `llama` does what llama-perplexity does: BOS first, only the second half of every window is scored.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Model folder
+    model: PathBuf,
+    /// UTF-8 text file
+    file: PathBuf,
+    /// Tokens of a window [default: 512, or the model's limit if that is less]
+    #[arg(long, value_name = "N")]
+    context: Option<usize>,
+    /// How windows are cut and scored: windows, llama
+    #[arg(long, value_name = "NAME", default_value = "windows")]
+    convention: Convention,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+const EXAMPLES: &str = "Examples:
+  bitnet-infer perplexity model valid.txt
+  bitnet-infer perplexity model wiki.test.raw --convention llama --context 512 --json";
+
+/// Runs the command.
+///
+/// # Errors
+/// If the model does not load or the file is no text, or too short.
+pub fn run(args: &Args, kernel: &'static Kernel) -> Result<()> {
+    let text = output::read_text_file(&args.file)?;
+    let loaded = super::open(&args.model, kernel)?;
+    let tokenizer = loaded.require_tokenizer()?;
+    let context = args.context.unwrap_or(loaded.model.config().max_position_embeddings.min(512));
+    let options = PerplexityOptions { convention: args.convention, context };
+    // Draws nothing unless stderr is a terminal.
+    let bar = ProgressBar::new(0);
+    bar.set_style(ProgressStyle::with_template("{bar:40} {pos}/{len} windows, {eta} left")?);
+    let measured = perplexity::of_text(&loaded.model, tokenizer, &text, options, |done, all| {
+        bar.set_length(all as u64);
+        bar.set_position(done as u64);
+    })
+    .with_context(|| args.file.display().to_string())?;
+    bar.finish_and_clear();
+    if args.json {
+        return output::print_json(&measured);
+    }
+    Ok(output::print(&report(&measured))?)
+}
+
+fn report(measured: &Perplexity) -> String {
+    let Perplexity { convention, context, windows, tokens_scored, loss_nats, perplexity, standard_error, .. } =
+        measured;
+    let mut text = format!(
+        "perplexity      {perplexity:.4} +/- {standard_error:.4}\n\
+         loss            {loss_nats:.5} nats per token\n"
+    );
+    if let (Some(bits), Some(bytes)) = (measured.bits_per_byte, measured.bytes_scored) {
+        text += &format!("bits per byte   {bits:.5} (over {bytes} bytes)\n");
+    }
+    text + &format!(
+        "scored          {tokens_scored} tokens in {windows} windows of {context}, convention {convention}\n"
+    )
+}

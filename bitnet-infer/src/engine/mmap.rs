@@ -1,0 +1,41 @@
+//! A file mapped into memory: the one place outside the kernels that needs `unsafe`.
+
+use std::fs::File;
+use std::path::Path;
+
+use memmap2::Mmap;
+
+use super::error::Result;
+
+/// The bytes of a file, read by the system as they are touched.
+pub struct MappedFile {
+    map: Mmap,
+}
+
+impl MappedFile {
+    /// Maps `path` for reading.
+    ///
+    /// # Errors
+    /// If it cannot be opened, is no ordinary file, or cannot be mapped.
+    pub fn open(path: &Path) -> Result<Self> {
+        let io = |action| {
+            let path = path.to_path_buf();
+            move |source| bitnet_model::Error::Io { path, action, source }
+        };
+        let file = File::open(path).map_err(io("open"))?;
+        if !file.metadata().map_err(io("read"))?.is_file() {
+            let reason = "is not an ordinary file".to_owned();
+            return Err(bitnet_model::Error::Format { origin: path.display().to_string(), reason }.into());
+        }
+        // SAFETY: the map is read-only and private to this process, and lives as long as the bytes are borrowed. What
+        // remains is that another process may change or truncate the file meanwhile; model files are written under a
+        // temporary name and renamed, never changed in place, so the inode behind the map stays as it was opened.
+        let map = unsafe { Mmap::map(&file) }.map_err(io("map"))?;
+        Ok(Self { map })
+    }
+
+    /// All bytes of the file.
+    pub fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+}

@@ -1,0 +1,29 @@
+//! The engine: a loaded model that turns token ids into logits.
+//!
+//! It knows token ids only; text begins in [`crate::generate`]. Everything goes through one forward pass
+//! ([`Model::hidden_states`]): prefill and decode, one sequence or many, differ only in how many rows they bring.
+//!
+//! Shapes: `t` tokens of all sequences of a batch one after the other, `h` hidden, `q` query width, `k` key/value width,
+//! `f` feed-forward width, `d` width of one head.
+
+mod attention;
+mod cache;
+mod error;
+mod forward;
+mod kernels;
+mod load;
+mod math;
+mod mmap;
+mod model;
+mod random;
+mod rope;
+mod sampler;
+
+pub use cache::KvCache;
+pub use error::{Error, Result};
+pub use forward::{LogitsFor, Sequence};
+pub use load::{LoadedModel, check_folder, open, read_tokenizer};
+pub use mmap::MappedFile;
+pub use model::Model;
+pub use random::RandomModel;
+pub use sampler::{Candidate, Sampler, SamplerConfig, argmax};

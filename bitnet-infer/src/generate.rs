@@ -1,0 +1,252 @@
+//! Text in, text out: where token ids become text.
+
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use bitnet_model::tokenizer::{TextStream, Tokenizer};
+
+use crate::engine::{Error, KvCache, LogitsFor, Model, Result, Sampler, SamplerConfig};
+
+/// What to generate.
+#[derive(Clone, Debug)]
+pub struct GenerateOptions {
+    /// New tokens at most.
+    pub max_new_tokens: usize,
+    /// Texts that end the generation; none of them, nor any part of one that led to the end, is given out.
+    pub stop: Vec<String>,
+    /// Prompt and new tokens at most; `None` for the model's own limit.
+    pub context: Option<usize>,
+    /// How tokens are drawn.
+    pub sampler: SamplerConfig,
+}
+
+impl Default for GenerateOptions {
+    fn default() -> Self {
+        Self { max_new_tokens: 128, stop: Vec::new(), context: None, sampler: SamplerConfig::default() }
+    }
+}
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopReason {
+    /// The model gave one of its end tokens.
+    EndOfText,
+    /// A stop text came up.
+    StopText,
+    /// As many tokens as were asked for.
+    MaxTokens,
+    /// No more tokens fit the context.
+    ContextFull,
+    /// The caller did not want more.
+    Cancelled,
+}
+
+/// What was generated, and how fast.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Generation {
+    /// The new text, without prompt and stop text.
+    pub text: String,
+    /// The new tokens, the last one included whatever it was.
+    pub tokens: Vec<u32>,
+    /// Tokens of the prompt, BOS included.
+    pub prompt_tokens: usize,
+    /// Seconds until the prompt was read.
+    pub prefill_seconds: f64,
+    /// Seconds for the new tokens after that.
+    pub decode_seconds: f64,
+    /// Forward passes behind `decode_seconds`: the last token needs none.
+    pub decode_steps: usize,
+    /// Why it ended.
+    pub stop_reason: StopReason,
+}
+
+impl Generation {
+    /// Tokens of the prompt read per second.
+    pub fn prefill_rate(&self) -> f64 {
+        self.prompt_tokens as f64 / self.prefill_seconds.max(1e-9)
+    }
+
+    /// New tokens per second after the first.
+    pub fn decode_rate(&self) -> f64 {
+        self.decode_steps as f64 / self.decode_seconds.max(1e-9)
+    }
+}
+
+/// Generates text with one model.
+pub struct Generator<'a> {
+    model: &'a Model,
+    tokenizer: &'a Tokenizer,
+}
+
+impl<'a> Generator<'a> {
+    /// A generator; the tokenizer must fit the model, as loading has checked.
+    pub fn new(model: &'a Model, tokenizer: &'a Tokenizer) -> Self {
+        Self { model, tokenizer }
+    }
+
+    /// The tokens of a prompt: the model's BOS, if it has one and the text does not begin with it, then the text's.
+    ///
+    /// # Errors
+    /// If the text cannot be encoded, or is empty and the model has no BOS to begin with.
+    pub fn encode(&self, prompt: &str) -> Result<Vec<u32>> {
+        let mut tokens = self.tokenizer.encode(prompt)?;
+        if let Some(bos) = self.model.config().bos_token_id
+            && tokens.first() != Some(&bos)
+        {
+            tokens.insert(0, bos);
+        }
+        if tokens.is_empty() {
+            return Err(Error::Input("the prompt is empty, and this model has no token to begin a text with".into()));
+        }
+        Ok(tokens)
+    }
+
+    /// Continues `prompt`, giving each piece of text to `on_text` as soon as it is certain.
+    ///
+    /// # Errors
+    /// If the prompt cannot be encoded or does not fit the context, or a setting is out of its range.
+    pub fn run(
+        &self,
+        prompt: &str,
+        options: &GenerateOptions,
+        mut on_text: impl FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<Generation> {
+        let mut sampler = Sampler::new(options.sampler.clone())?;
+        let mut history = self.encode(prompt)?;
+        let prompt_tokens = history.len();
+        let longest = self.model.config().max_position_embeddings;
+        let mut cache = KvCache::new(self.model.config(), options.context.unwrap_or(longest))?;
+        if prompt_tokens > cache.capacity() {
+            let capacity = cache.capacity();
+            return Err(Error::Input(format!(
+                "the prompt has {prompt_tokens} tokens, which do not fit the context of {capacity}: shorten it"
+            )));
+        }
+        let mut text_stream = TextStream::new(self.tokenizer, &history)?;
+        let mut stops = StopFilter::new(&options.stop);
+        let mut text = String::new();
+
+        let started = Instant::now();
+        let mut logits = self.model.forward(&history, &mut cache, LogitsFor::Last)?;
+        let prefill_seconds = started.elapsed().as_secs_f64();
+        let (started, mut decode_steps) = (Instant::now(), 0);
+        let stop_reason = loop {
+            if history.len() - prompt_tokens == options.max_new_tokens {
+                break StopReason::MaxTokens;
+            }
+            let token = sampler.sample(&logits, &history);
+            history.push(token);
+            if self.model.config().eos_token_ids.contains(&token) {
+                break StopReason::EndOfText;
+            }
+            let piece = stops.push(&text_stream.push(token)?);
+            text.push_str(&piece);
+            if !piece.is_empty() && on_text(&piece).is_break() {
+                break StopReason::Cancelled;
+            }
+            if stops.stopped {
+                break StopReason::StopText;
+            }
+            if history.len() - prompt_tokens == options.max_new_tokens {
+                break StopReason::MaxTokens;
+            }
+            if cache.len() == cache.capacity() {
+                break StopReason::ContextFull;
+            }
+            logits = self.model.forward(&[token], &mut cache, LogitsFor::Last)?;
+            decode_steps += 1;
+        };
+        let decode_seconds = started.elapsed().as_secs_f64();
+        let rest = stops.finish();
+        if !rest.is_empty() && stop_reason != StopReason::Cancelled {
+            text.push_str(&rest);
+            // It has ended anyway: whether the caller wants more does not matter.
+            let _ = on_text(&rest);
+        }
+        let tokens = history.split_off(prompt_tokens);
+        Ok(Generation { text, tokens, prompt_tokens, prefill_seconds, decode_seconds, decode_steps, stop_reason })
+    }
+}
+
+/// Lets text through, but holds back what may become a stop text.
+///
+/// Invariant: `held` is a proper prefix of a stop text, or empty.
+struct StopFilter<'a> {
+    stops: Vec<&'a str>,
+    held: String,
+    stopped: bool,
+}
+
+impl<'a> StopFilter<'a> {
+    fn new(stops: &'a [String]) -> Self {
+        let stops = stops.iter().map(String::as_str).filter(|stop| !stop.is_empty()).collect();
+        Self { stops, held: String::new(), stopped: false }
+    }
+
+    /// Takes new text and returns what is certain to come before any stop text.
+    fn push(&mut self, fresh: &str) -> String {
+        let mut text = std::mem::take(&mut self.held) + fresh;
+        if let Some(start) = self.stops.iter().filter_map(|stop| text.find(stop)).min() {
+            self.stopped = true;
+            text.truncate(start);
+            return text;
+        }
+        let may_begin = |at: &usize| self.stops.iter().any(|stop| stop.starts_with(&text[*at..]));
+        let hold = text.char_indices().map(|(at, _)| at).find(may_begin).unwrap_or(text.len());
+        self.held = text.split_off(hold);
+        text
+    }
+
+    /// What was held back, now that it can become no stop text any more.
+    fn finish(self) -> String {
+        self.held
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn filtered(pieces: &[&str], stops: &[&str]) -> (String, bool) {
+        let stops: Vec<String> = stops.iter().map(|s| (*s).to_owned()).collect();
+        let mut filter = StopFilter::new(&stops);
+        let mut out = String::new();
+        for piece in pieces {
+            out += &filter.push(piece);
+            if filter.stopped {
+                return (out, true);
+            }
+        }
+        (out + &filter.finish(), false)
+    }
+
+    #[test]
+    fn stop_texts_never_show() {
+        for (pieces, stops, expected, stopped) in [
+            (&["one END two"][..], &["END"][..], "one ", true),
+            (&["one E", "N", "D two"], &["END"], "one ", true),
+            (&["one EN", "d"], &["END"], "one ENd", false),
+            (&["one EN"], &["END"], "one EN", false),
+            (&["EEN", "D"], &["END"], "E", true),
+            (&["ab", "cd"], &["cd", "bcx"], "ab", true),
+            (&["x\n", "\n", "y"], &["\n\n"], "x", true),
+            (&["caf", "é", "!"], &["é!"], "caf", true),
+            (&["all"], &[""], "all", false),
+        ] {
+            assert_eq!(filtered(pieces, stops), (expected.to_owned(), stopped), "{pieces:?} {stops:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn cutting_into_pieces_changes_nothing(text in "[ab]{0,20}", stop in "[ab]{1,4}", cuts in proptest::collection::vec(0usize..20, 0..6)) {
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(text.len())).chain([0, text.len()]).collect();
+            cuts.sort_unstable();
+            let pieces: Vec<&str> = cuts.windows(2).map(|pair| &text[pair[0]..pair[1]]).collect();
+            let expected = text.find(&stop).map_or((text.clone(), false), |at| (text[..at].to_owned(), true));
+            prop_assert_eq!(filtered(&pieces, &[&stop]), expected);
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! A vector that starts on a cache line and is padded to whole lines, so that vector loads neither split nor overrun.
+
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+
+use half::{bf16, f16};
+
+/// Plain numbers that may live in an [`AlignedVec`].
+///
+/// # Safety
+/// Every bit pattern (all zeros included) is a value, the size divides 64 and the alignment is at most 64.
+pub(crate) unsafe trait Element: Copy + Send + Sync + 'static {}
+
+// SAFETY: plain numbers of 1, 2 or 4 bytes; every bit pattern is a value.
+unsafe impl Element for u8 {}
+// SAFETY: as above.
+unsafe impl Element for i8 {}
+// SAFETY: as above.
+unsafe impl Element for f32 {}
+// SAFETY: as above; `f16` is a transparent `u16`.
+unsafe impl Element for f16 {}
+// SAFETY: as above; `bf16` is a transparent `u16`.
+unsafe impl Element for bf16 {}
+
+/// A fixed-length vector on 64-byte boundaries.
+///
+/// Invariant: `lines` has room for `len` elements.
+#[derive(Clone)]
+pub(crate) struct AlignedVec<T> {
+    lines: Vec<Line>,
+    len: usize,
+    element: PhantomData<T>,
+}
+
+impl<T: Element> AlignedVec<T> {
+    /// `len` zeros.
+    pub(crate) fn zeroed(len: usize) -> Self {
+        let lines = vec![Line([0; LINE_BYTES]); len.div_ceil(LINE_BYTES / size_of::<T>())];
+        Self { lines, len, element: PhantomData }
+    }
+}
+
+impl<T: Element> Deref for AlignedVec<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        // SAFETY: the lines are initialised bytes, at least `len * size_of::<T>()` of them, aligned to 64; any bits are a `T`.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+    }
+}
+
+impl<T: Element> DerefMut for AlignedVec<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as in `deref`, and `self` is borrowed mutably; any `T` is valid as bytes.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+    }
+}
+
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([u8; LINE_BYTES]);
+
+const LINE_BYTES: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn starts_on_a_line_and_holds_what_is_written() {
+        for len in [0, 1, 31, 32, 33, 1000] {
+            let mut v = AlignedVec::<f16>::zeroed(len);
+            assert_eq!((v.len(), v.as_ptr() as usize % 64), (len, 0));
+            v.iter_mut().enumerate().for_each(|(i, x)| *x = f16::from_bits(i as u16));
+            assert!(v.iter().enumerate().all(|(i, x)| x.to_bits() == i as u16));
+        }
+    }
+}

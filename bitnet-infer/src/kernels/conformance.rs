@@ -1,0 +1,271 @@
+//! What every row of the kernel table must satisfy: sums equal to the reference, integer for integer; floats close to it;
+//! results that depend neither on the batch nor on the threads.
+
+use bitnet_model::packed::{Layout, PackedMatrix};
+use bitnet_model::quant::{ACTIVATION_SCHEMES, ActivationScheme, WEIGHT_SCHEMES};
+use bitnet_model::reference::{bit_linear, integer_dot};
+use bitnet_model::rng::{Stream, generator};
+use bitnet_model::weights::{FloatMatrix, FloatType, LinearWeights};
+use proptest::prelude::*;
+use rand::Rng;
+
+use super::*;
+use crate::linear::{Activations, Linear};
+
+/// The kernels to test. Those that this CPU lacks are printed, and fail the test if `BITNET_REQUIRE_KERNELS` (names
+/// separated by commas) asks for them.
+fn kernels() -> Vec<&'static Kernel> {
+    let required = std::env::var("BITNET_REQUIRE_KERNELS").unwrap_or_default();
+    for name in required.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+        if let Err(reason) = by_name(name) {
+            panic!("BITNET_REQUIRE_KERNELS: {reason}");
+        }
+    }
+    for kernel in KERNELS.iter().filter(|kernel| !kernel.is_supported()) {
+        println!("skipped: kernel `{}` needs instructions that this CPU lacks", kernel.name);
+    }
+    supported().collect()
+}
+
+const LAYOUTS: [Layout; 4] = [Layout::TwoBit, Layout::OneBit, Layout::Int8, Layout::Int4];
+
+/// Patterns of codes; the values stand for the smallest, the middle and the largest code of a layout.
+#[derive(Clone, Copy, Debug)]
+enum Pattern {
+    Lowest,
+    Zero,
+    Highest,
+    Alternating,
+    Random(u64),
+}
+
+const PATTERNS: [Pattern; 5] =
+    [Pattern::Lowest, Pattern::Zero, Pattern::Highest, Pattern::Alternating, Pattern::Random(1)];
+
+fn codes(pattern: Pattern, layout: Layout, len: usize) -> Vec<i8> {
+    let (low, high) = match layout {
+        Layout::TwoBit | Layout::OneBit => (-1, 1),
+        Layout::Int8 => (-128, 127),
+        Layout::Int4 => (-8, 7),
+    };
+    // Binary has no zero.
+    let fix = |code: i8| if layout == Layout::OneBit && code == 0 { 1 } else { code };
+    let mut rng = generator(if let Pattern::Random(seed) = pattern { seed } else { 0 }, Stream::Bench);
+    let code = |i: usize| match pattern {
+        Pattern::Lowest => low,
+        Pattern::Zero => 0,
+        Pattern::Highest => high,
+        Pattern::Alternating => [low, high, 0][i % 3],
+        Pattern::Random(_) => rng.random_range(low..=high),
+    };
+    (0..len).map(code).map(fix).collect()
+}
+
+fn activation_codes(pattern: Pattern, len: usize) -> Vec<i8> {
+    match pattern {
+        Pattern::Lowest => vec![-127; len],
+        Pattern::Zero => vec![0; len],
+        Pattern::Highest => vec![127; len],
+        Pattern::Alternating => (0..len).map(|i| if i % 2 == 0 { 127 } else { -127 }).collect(),
+        Pattern::Random(seed) => {
+            let mut rng = generator(seed ^ 0xac, Stream::Bench);
+            (0..len).map(|_| rng.random_range(-127..=127)).collect()
+        }
+    }
+}
+
+fn check_sums(
+    kernel: &'static Kernel,
+    layout: Layout,
+    [rows, cols]: [usize; 2],
+    weights: &[i8],
+    tokens: &[usize],
+    x: &[i8],
+) {
+    let packed = PackedMatrix::pack(layout, rows, cols, weights, vec![1.0]).expect("codes of the layout");
+    let linear = Linear::new(&LinearWeights::Packed(packed), kernel);
+    for &tokens in tokens {
+        let x = &x[..tokens * cols];
+        let activations = Activations::from_codes(x, vec![1.0; tokens], cols, kernel);
+        let mut sums = vec![i32::MIN; tokens * rows];
+        linear.integer_sums(&activations, &mut sums);
+        for (i, &sum) in sums.iter().enumerate() {
+            let (token, row) = (i / rows, i % rows);
+            let expected = integer_dot(&weights[row * cols..][..cols], &x[token * cols..][..cols]);
+            assert_eq!(sum, expected, "{kernel:?} {layout:?} {rows} x {cols}, token {token} of {tokens}, row {row}");
+        }
+    }
+}
+
+#[test]
+fn sums_equal_the_reference_on_all_edges() {
+    for kernel in kernels() {
+        for layout in LAYOUTS {
+            let block = kernel.lanes * 8 / layout.bits() as usize;
+            for (rows, cols) in
+                [0, 1, 3, 4, 5].into_iter().flat_map(|r| [0, 1, block - 1, block, block + 1].map(|c| (r, c)))
+            {
+                for (pattern, x_pattern) in PATTERNS.into_iter().flat_map(|p| PATTERNS.map(|x| (p, x))) {
+                    let (weights, x) = (codes(pattern, layout, rows * cols), activation_codes(x_pattern, 33 * cols));
+                    check_sums(kernel, layout, [rows, cols], &weights, &[1, 2, 3, 5, 8, 33], &x);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn sums_equal_the_reference_on_real_shapes() {
+    // 67 tokens are more than `Linear` computes together.
+    let shapes: [([usize; 2], &[usize]); 3] =
+        [([256, 768], &[1, 2, 5, 67]), ([2560, 640], &[1, 3]), ([5, 4500], &[1, 18, 67])];
+    for kernel in kernels() {
+        for (layout, (shape, tokens)) in LAYOUTS.into_iter().flat_map(|layout| shapes.map(|shape| (layout, shape))) {
+            for pattern in [Pattern::Highest, Pattern::Random(2)] {
+                let (weights, x) =
+                    (codes(pattern, layout, shape[0] * shape[1]), activation_codes(pattern, 67 * shape[1]));
+                check_sums(kernel, layout, shape, &weights, tokens, &x);
+            }
+        }
+    }
+}
+
+#[test]
+fn no_sum_overflows_at_the_largest_number_of_columns() {
+    for kernel in kernels() {
+        for layout in LAYOUTS {
+            for pattern in [Pattern::Lowest, Pattern::Highest] {
+                let weights = codes(pattern, layout, 4 * MAX_COLS);
+                for x in [-128, 127] {
+                    check_sums(kernel, layout, [4, MAX_COLS], &weights, &[1, 17], &vec![x; 17 * MAX_COLS]);
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn sums_equal_the_reference_on_random_shapes(
+        rows in 1usize..20, cols in 1usize..2600, tokens in 1usize..24, kind in 0usize..4, seed in any::<u64>()
+    ) {
+        for kernel in kernels() {
+            let weights = codes(Pattern::Random(seed), LAYOUTS[kind], rows * cols);
+            let x = activation_codes(Pattern::Random(seed), tokens * cols);
+            check_sums(kernel, LAYOUTS[kind], [rows, cols], &weights, &[tokens], &x);
+        }
+    }
+}
+
+fn random_floats(seed: u64, len: usize) -> Vec<f32> {
+    let mut rng = generator(seed, Stream::Bench);
+    (0..len).map(|_| rng.random_range(-2.0..2.0)).collect()
+}
+
+/// Every kind of weights: all schemes, all float types.
+fn every_weights(rows: usize, cols: usize) -> Vec<LinearWeights> {
+    let values = random_floats(3, rows * cols);
+    let packed = WEIGHT_SCHEMES.iter().map(|scheme| {
+        let mut codes = vec![0; values.len()];
+        let scales = scheme.quantize(&values, rows, &mut codes);
+        let packed = PackedMatrix::pack(scheme.layout(), rows, cols, &codes, scales);
+        LinearWeights::Packed(packed.expect("codes of the scheme"))
+    });
+    let float = [FloatType::F32, FloatType::F16, FloatType::Bf16]
+        .map(|float_type| LinearWeights::Float(FloatMatrix::new(rows, cols, &values, float_type)));
+    packed.chain(float).collect()
+}
+
+fn every_activation() -> impl Iterator<Item = Option<&'static dyn ActivationScheme>> {
+    std::iter::once(None).chain(ACTIVATION_SCHEMES.iter().map(|&scheme| Some(scheme)))
+}
+
+fn forward(
+    linear: &Linear,
+    x: &[f32],
+    scheme: Option<&'static dyn ActivationScheme>,
+    kernel: &'static Kernel,
+) -> Vec<f32> {
+    let activations = Activations::new(x, linear.cols(), scheme, kernel);
+    let mut out = vec![f32::NAN; activations.tokens() * linear.rows()];
+    linear.forward(&activations, &mut out);
+    out
+}
+
+/// An f32 sum of a few hundred products in interleaved lanes, relative to the sum of their magnitudes.
+const FLOAT_SUM_TOLERANCE: f32 = 1e-6;
+
+#[test]
+fn forward_equals_the_reference() {
+    for (rows, cols, tokens) in [(5, 33, 3), (70, 300, 1), (9, 768, 4), (1, 1, 2)] {
+        let x = random_floats(4, tokens * cols);
+        for weights in every_weights(rows, cols) {
+            for (kernel, scheme) in kernels().into_iter().flat_map(|k| every_activation().map(move |s| (k, s))) {
+                let linear = Linear::new(&weights, kernel);
+                assert_eq!((linear.rows(), linear.cols()), (rows, cols));
+                let out = forward(&linear, &x, scheme, kernel);
+                let expected = bit_linear(&x, &weights, scheme);
+                if matches!(weights, LinearWeights::Packed(_)) && scheme.is_some() {
+                    assert_eq!(out, expected, "{kernel:?}: one rescale of equal integers");
+                    continue;
+                }
+                for (i, (out, expected)) in out.iter().zip(&expected).enumerate() {
+                    let magnitude = sum_of_magnitudes(&weights, i % rows, &x[i / rows * cols..][..cols]);
+                    assert!((out - expected).abs() <= FLOAT_SUM_TOLERANCE * magnitude, "{kernel:?} {out} {expected}");
+                }
+            }
+        }
+    }
+}
+
+fn sum_of_magnitudes(weights: &LinearWeights, row: usize, x: &[f32]) -> f32 {
+    let mut w = vec![0f32; x.len()];
+    match weights {
+        LinearWeights::Packed(packed) => {
+            let mut codes = vec![0; x.len()];
+            packed.unpack_row(row, &mut codes);
+            w.iter_mut().zip(codes).for_each(|(w, code)| *w = f32::from(code) * packed.scale_of(row));
+        }
+        LinearWeights::Float(matrix) => matrix.row_to_f32(row, &mut w),
+    }
+    w.iter().zip(x).map(|(w, x)| (w * x).abs()).sum()
+}
+
+#[test]
+fn results_depend_on_neither_batch_nor_threads() {
+    // Large enough to be split over threads.
+    let (rows, cols, tokens) = (203, 517, 19);
+    let x = random_floats(5, tokens * cols);
+    let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads start");
+    let (one, three) = (pool(1), pool(3));
+    for weights in every_weights(rows, cols) {
+        for (kernel, scheme) in kernels().into_iter().flat_map(|k| every_activation().map(move |s| (k, s))) {
+            let linear = Linear::new(&weights, kernel);
+            let together = one.install(|| forward(&linear, &x, scheme, kernel));
+            assert_eq!(three.install(|| forward(&linear, &x, scheme, kernel)), together, "{kernel:?}: threads");
+            let alone: Vec<f32> = x.chunks(cols).flat_map(|x| forward(&linear, x, scheme, kernel)).collect();
+            assert_eq!(alone, together, "{kernel:?}: batch");
+        }
+    }
+}
+
+#[test]
+fn layout_takes_no_more_than_padding() {
+    for kernel in kernels() {
+        for (layout, bits) in LAYOUTS.into_iter().map(|layout| (layout, layout.bits() as usize)) {
+            let packed = PackedMatrix::pack(layout, 64, 1024, &codes(Pattern::Highest, layout, 1 << 16), vec![0.5; 64]);
+            let linear = Linear::new(&LinearWeights::Packed(packed.expect("codes of the layout")), kernel);
+            assert_eq!(linear.byte_count(), (64 * 1024 * bits) / 8 + 64 * 4, "{kernel:?} {layout:?}");
+        }
+    }
+}
+
+#[test]
+fn kernels_are_found_by_name() {
+    assert_eq!(by_name("scalar").expect("runs everywhere").name, "scalar");
+    let reason = by_name("sse17").expect_err("unknown");
+    assert!(reason.starts_with("there is no kernel `sse17`, expected one of: scalar"), "{reason}");
+    for kernel in supported() {
+        assert_eq!(by_name(kernel.name).expect("supported").name, kernel.name);
+    }
+}

@@ -1,0 +1,107 @@
+//! Float matrices (heads, and models without weight quantization) in the type they are stored in.
+
+use std::ops::Range;
+
+use bitnet_model::weights::{FloatData, FloatMatrix};
+use half::{bf16, f16};
+
+use super::Kernel;
+use super::aligned::{AlignedVec, Element};
+use super::layout::{FloatRows, GROUP_ROWS};
+
+/// A `[rows, cols]` float matrix for one kernel: rows padded with zeros to `stride` values, and to whole groups of rows.
+///
+/// Invariant: the kernel runs on this CPU, and the data is `groups * GROUP_ROWS * stride` values, `stride` a multiple of 32.
+pub(crate) struct FloatStore {
+    kernel: &'static Kernel,
+    rows: usize,
+    cols: usize,
+    stride: usize,
+    data: Data,
+}
+
+impl FloatStore {
+    /// Copies `matrix`.
+    ///
+    /// # Panics
+    /// If the CPU does not support `kernel`.
+    pub(crate) fn new(matrix: &FloatMatrix, kernel: &'static Kernel) -> Self {
+        assert!(kernel.is_supported(), "kernel `{}` on a CPU without its instructions", kernel.name);
+        let (rows, cols) = (matrix.rows, matrix.cols);
+        let stride = cols.next_multiple_of(FLOAT_PADDING);
+        let data = match &matrix.data {
+            FloatData::F32(v) => Data::F32(padded(v, rows, cols, stride)),
+            FloatData::F16(v) => Data::F16(padded(v, rows, cols, stride)),
+            FloatData::Bf16(v) => Data::Bf16(padded(v, rows, cols, stride)),
+        };
+        Self { kernel, rows, cols, stride, data }
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(crate) fn cols(&self) -> usize {
+        self.cols
+    }
+
+    pub(crate) fn byte_count(&self) -> usize {
+        match &self.data {
+            Data::F32(v) => v.len() * 4,
+            Data::F16(v) => v.len() * 2,
+            Data::Bf16(v) => v.len() * 2,
+        }
+    }
+
+    /// Products of the rows of `group` with `tokens` of `x`, summed in f32: `out` is `[tokens, GROUP_ROWS]`.
+    ///
+    /// # Panics
+    /// If a group or token does not exist, or `x` has other columns.
+    pub(crate) fn sums(&self, group: usize, x: FloatRows<'_>, tokens: Range<usize>, out: &mut [f32]) {
+        let kernel = self.kernel;
+        match &self.data {
+            Data::F32(v) => self.run(v, kernel.f32, group, x, tokens, out),
+            Data::F16(v) => self.run(v, kernel.f16, group, x, tokens, out),
+            Data::Bf16(v) => self.run(v, kernel.bf16, group, x, tokens, out),
+        }
+    }
+
+    fn run<W: Element>(
+        &self,
+        data: &[W],
+        function: FloatFn<W>,
+        group: usize,
+        x: FloatRows<'_>,
+        tokens: Range<usize>,
+        out: &mut [f32],
+    ) {
+        assert_eq!(x.cols, self.cols, "inputs of as many columns as the weights");
+        assert!(x.stride >= self.stride, "inputs padded to whole vectors");
+        assert_eq!(out.len(), tokens.len() * GROUP_ROWS, "a sum for each token and row");
+        let weights = &data[group * GROUP_ROWS * self.stride..][..GROUP_ROWS * self.stride];
+        let x = FloatRows { values: &x.values[tokens.start * x.stride..tokens.end * x.stride], ..x };
+        // SAFETY: `new` checked that the CPU runs this kernel; sizes are checked above and by the two slicings.
+        unsafe { function(weights, x, out) };
+    }
+}
+
+/// Products of GROUP_ROWS rows (`weights` is `[GROUP_ROWS, stride]`, `stride` a multiple of [`FLOAT_PADDING`] and at most
+/// `x.stride`) with all tokens of `x`, into `out` `[tokens, GROUP_ROWS]`.
+pub(crate) type FloatFn<W> = unsafe fn(&[W], FloatRows<'_>, &mut [f32]);
+
+enum Data {
+    F32(AlignedVec<f32>),
+    F16(AlignedVec<f16>),
+    Bf16(AlignedVec<bf16>),
+}
+
+fn padded<W: Element>(values: &[W], rows: usize, cols: usize, stride: usize) -> AlignedVec<W> {
+    let mut out = AlignedVec::zeroed(rows.next_multiple_of(GROUP_ROWS) * stride);
+    for (out, row) in out.chunks_mut(stride.max(1)).zip(values.chunks(cols.max(1))) {
+        out[..cols].copy_from_slice(row);
+    }
+    out
+}
+
+/// Values to which rows are padded: a multiple of every kernel's float vector.
+pub(crate) const FLOAT_PADDING: usize = 32;

@@ -1,0 +1,112 @@
+//! Integer kernels: one table of instruction sets, chosen at run time.
+//!
+//! A [`Kernel`] is a row of function pointers. Its functions are reached only through a packed matrix
+//! (`layout::CodeMatrix`, `float::FloatStore`), whose constructors refuse a kernel that the CPU cannot run and whose methods
+//! check every size; so everything outside this folder is safe code. Sums of integer codes are exact in every kernel:
+//! `conformance` demands equality with the reference for every row of the table.
+//!
+//! Adding one: a file with a `KERNEL`, one line in [`KERNELS`]. Tests, benches and the command line walk the table.
+
+mod aligned;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx2_float;
+#[cfg(target_arch = "x86_64")]
+mod avx512vnni;
+#[cfg(test)]
+mod conformance;
+mod float;
+mod layout;
+mod scalar;
+
+use std::sync::OnceLock;
+
+use half::{bf16, f16};
+
+pub(crate) use aligned::AlignedVec;
+use float::FloatFn;
+pub(crate) use float::FloatStore;
+use layout::Job;
+pub use layout::{CodeKind, MAX_COLS};
+pub(crate) use layout::{CodeMatrix, CodeRows, FloatRows, GROUP_ROWS, padded_cols};
+
+/// One implementation of every product a model needs.
+///
+/// The code functions take a group of four rows and any number of tokens and write `raw = sum(u * a)`, `[tokens, 4]`
+/// (see `layout`); calling one on a CPU without its instructions is undefined, so only the matrix types call them.
+pub struct Kernel {
+    /// The name used by `BITNET_KERNEL` and in reports.
+    pub name: &'static str,
+    supported: fn() -> bool,
+    /// Bytes of one row in a block, the width of this kernel's vectors.
+    lanes: usize,
+    ternary: unsafe fn(&Job<'_, i8>, &mut [i32]),
+    binary: unsafe fn(&Job<'_, i8>, &mut [i32]),
+    int8: unsafe fn(&Job<'_, i8>, &mut [i32]),
+    int4: unsafe fn(&Job<'_, i8>, &mut [i32]),
+    /// Codes of any kind times unquantized inputs; writes `sum(code * x)`.
+    code_floats: unsafe fn(&Job<'_, f32>, &mut [f32]),
+    f32: FloatFn<f32>,
+    f16: FloatFn<f16>,
+    bf16: FloatFn<bf16>,
+}
+
+impl Kernel {
+    /// Whether this CPU has the instructions.
+    pub fn is_supported(&self) -> bool {
+        (self.supported)()
+    }
+}
+
+impl std::fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Kernel({})", self.name)
+    }
+}
+
+/// Every kernel built for this architecture, slowest first.
+pub static KERNELS: &[&Kernel] = &[
+    &scalar::KERNEL,
+    #[cfg(target_arch = "x86_64")]
+    &avx2::KERNEL,
+    #[cfg(target_arch = "x86_64")]
+    &avx512vnni::KERNEL,
+];
+
+/// The kernels this CPU can run, slowest first.
+pub fn supported() -> impl Iterator<Item = &'static Kernel> {
+    KERNELS.iter().copied().filter(|kernel| kernel.is_supported())
+}
+
+/// The kernel to use, chosen once: the fastest that runs here, or the one named by the environment variable `BITNET_KERNEL`.
+///
+/// # Errors
+/// If that variable names no kernel, or one that this CPU cannot run; the text lists the names that work.
+pub fn best() -> Result<&'static Kernel, String> {
+    static CHOICE: OnceLock<Result<&'static Kernel, String>> = OnceLock::new();
+    CHOICE
+        .get_or_init(|| match std::env::var(KERNEL_VARIABLE) {
+            Ok(name) => by_name(&name).map_err(|reason| format!("{KERNEL_VARIABLE}: {reason}")),
+            Err(_) => Ok(supported().last().expect("the scalar kernel runs everywhere")),
+        })
+        .clone()
+}
+
+/// Looks a kernel up.
+///
+/// # Errors
+/// If there is none of that name, or this CPU cannot run it; the text lists the names that work.
+pub fn by_name(name: &str) -> Result<&'static Kernel, String> {
+    let usable = || supported().map(|kernel| kernel.name).collect::<Vec<_>>().join(", ");
+    match KERNELS.iter().find(|kernel| kernel.name == name) {
+        Some(kernel) if kernel.is_supported() => Ok(kernel),
+        Some(_) => {
+            Err(format!("kernel `{name}` needs instructions that this CPU lacks, expected one of: {}", usable()))
+        }
+        None => Err(format!("there is no kernel `{name}`, expected one of: {}", usable())),
+    }
+}
+
+/// Overrides the choice of [`best`].
+pub const KERNEL_VARIABLE: &str = "BITNET_KERNEL";

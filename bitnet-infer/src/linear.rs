@@ -1,0 +1,300 @@
+//! One projection: weights in a kernel's layout times a batch of inputs, on the current rayon pool.
+//!
+//! Rows are split statically over the threads of the pool and every output is computed by one thread in a fixed order, so
+//! results do not depend on the number of threads, nor on how many tokens are computed together.
+
+use std::ops::Range;
+
+use bitnet_model::quant::{ActivationScheme, rescale};
+use bitnet_model::weights::{FloatMatrix, LinearWeights};
+use rayon::prelude::*;
+
+use crate::kernels::{AlignedVec, CodeMatrix, CodeRows, FloatRows, FloatStore, GROUP_ROWS, Kernel, padded_cols};
+
+/// A batch of inputs, quantized once and shared by the projections that read it (q, k, v; gate, up).
+pub struct Activations {
+    tokens: usize,
+    cols: usize,
+    stride: usize,
+    inputs: Inputs,
+}
+
+impl Activations {
+    /// Takes `x`, `[tokens, cols]` row-major, and quantizes each token if there is a scheme. `kernel` is that of the
+    /// projections, whose vectors decide the padding.
+    ///
+    /// # Panics
+    /// If `cols` is 0 or `x` is not a whole number of tokens.
+    pub fn new(x: &[f32], cols: usize, scheme: Option<&'static dyn ActivationScheme>, kernel: &'static Kernel) -> Self {
+        assert!(cols > 0 && x.len().is_multiple_of(cols), "{} values are not whole tokens of {cols}", x.len());
+        let tokens = x.len() / cols;
+        let stride = padded_cols(cols, kernel);
+        let Some(scheme) = scheme else {
+            let mut values = AlignedVec::zeroed(tokens * stride);
+            for (padded, x) in values.chunks_mut(stride).zip(x.chunks(cols)) {
+                padded[..cols].copy_from_slice(x);
+            }
+            return Self { tokens, cols, stride, inputs: Inputs::Floats(values) };
+        };
+        let mut codes = AlignedVec::zeroed(tokens * stride);
+        let (mut steps, mut sums) = (vec![0f32; tokens], vec![0i32; tokens]);
+        let quantize = |x: &[f32], codes: &mut [i8], step: &mut f32, sum: &mut i32| {
+            *step = scheme.quantize(x, &mut codes[..cols]);
+            *sum = code_sum(codes);
+        };
+        if x.len() < PARALLEL_VALUES {
+            let rows = x.chunks(cols).zip(codes.chunks_mut(stride)).zip(&mut steps).zip(&mut sums);
+            rows.for_each(|(((x, codes), step), sum)| quantize(x, codes, step, sum));
+        } else {
+            let rows = x.par_chunks(cols).zip(codes.par_chunks_mut(stride)).zip(&mut steps).zip(&mut sums);
+            rows.for_each(|(((x, codes), step), sum)| quantize(x, codes, step, sum));
+        }
+        Self { tokens, cols, stride, inputs: Inputs::Codes { codes, steps, sums } }
+    }
+
+    /// Takes codes `[tokens, cols]` that are quantized already, with a step for each token.
+    ///
+    /// # Panics
+    /// If there are not `cols` codes for each step.
+    pub fn from_codes(codes: &[i8], steps: Vec<f32>, cols: usize, kernel: &'static Kernel) -> Self {
+        assert_eq!(codes.len(), steps.len() * cols, "{cols} codes for each of {} tokens", steps.len());
+        let (tokens, stride) = (steps.len(), padded_cols(cols, kernel));
+        let mut padded = AlignedVec::zeroed(tokens * stride);
+        for (padded, codes) in padded.chunks_mut(stride).zip(codes.chunks(cols.max(1))) {
+            padded[..cols].copy_from_slice(codes);
+        }
+        let sums = padded.chunks(stride).map(code_sum).collect();
+        Self { tokens, cols, stride, inputs: Inputs::Codes { codes: padded, steps, sums } }
+    }
+
+    /// Tokens in the batch.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Input features.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// The codes of each token, `cols` long; `None` if the inputs are not quantized.
+    pub fn codes(&self) -> Option<impl Iterator<Item = &[i8]>> {
+        match &self.inputs {
+            Inputs::Codes { codes, .. } => Some(codes.chunks(self.stride).map(|codes| &codes[..self.cols])),
+            Inputs::Floats(_) => None,
+        }
+    }
+
+    /// The step of each token; `None` if the inputs are not quantized.
+    pub fn steps(&self) -> Option<&[f32]> {
+        match &self.inputs {
+            Inputs::Codes { steps, .. } => Some(steps),
+            Inputs::Floats(_) => None,
+        }
+    }
+}
+
+/// One projection, `[rows, cols]` = `[out_features, in_features]`, in its kernel's own layout.
+pub struct Linear {
+    weights: Weights,
+}
+
+impl Linear {
+    /// Rearranges `weights` for `kernel`, on the current pool.
+    ///
+    /// # Panics
+    /// If this CPU does not support `kernel`, or packed weights have more columns than [`crate::kernels::MAX_COLS`].
+    pub fn new(weights: &LinearWeights, kernel: &'static Kernel) -> Self {
+        let weights = match weights {
+            LinearWeights::Packed(packed) => {
+                Weights::Codes { matrix: CodeMatrix::new(packed, kernel), scales: packed.scales().to_vec() }
+            }
+            LinearWeights::Float(matrix) => Weights::Floats(FloatStore::new(matrix, kernel)),
+        };
+        Self { weights }
+    }
+
+    /// A float projection, such as the head.
+    ///
+    /// # Panics
+    /// If this CPU does not support `kernel`.
+    pub fn from_float(matrix: &FloatMatrix, kernel: &'static Kernel) -> Self {
+        Self { weights: Weights::Floats(FloatStore::new(matrix, kernel)) }
+    }
+
+    /// Output features.
+    pub fn rows(&self) -> usize {
+        match &self.weights {
+            Weights::Codes { matrix, .. } => matrix.rows(),
+            Weights::Floats(matrix) => matrix.rows(),
+        }
+    }
+
+    /// Input features.
+    pub fn cols(&self) -> usize {
+        match &self.weights {
+            Weights::Codes { matrix, .. } => matrix.cols(),
+            Weights::Floats(matrix) => matrix.cols(),
+        }
+    }
+
+    /// Bytes in memory, padding and scales included.
+    pub fn byte_count(&self) -> usize {
+        match &self.weights {
+            Weights::Codes { matrix, scales } => matrix.byte_count() + scales.len() * size_of::<f32>(),
+            Weights::Floats(matrix) => matrix.byte_count(),
+        }
+    }
+
+    /// `out = x W^T`, `[tokens, rows]`.
+    ///
+    /// With packed weights and quantized inputs the sum is an exact integer and [`rescale`] the only floating point; in the
+    /// three other cases sums run in f32.
+    ///
+    /// # Panics
+    /// If the columns of `x` or the length of `out` do not fit.
+    pub fn forward(&self, x: &Activations, out: &mut [f32]) {
+        match (&self.weights, &x.inputs) {
+            (Weights::Codes { matrix, scales }, Inputs::Codes { steps, .. }) => {
+                let scale = |row: usize| if scales.len() == 1 { scales[0] } else { scales[row] };
+                let rows = x.code_rows().expect("quantized inputs");
+                self.each_group(
+                    x,
+                    out,
+                    |group, tokens, sums| matrix.sums(group, rows, tokens, sums),
+                    |sum, token, row| rescale(sum, steps[token], scale(row)),
+                );
+            }
+            (Weights::Codes { matrix, scales }, Inputs::Floats(values)) => {
+                let scale = |row: usize| if scales.len() == 1 { scales[0] } else { scales[row] };
+                let rows = x.float_rows(values);
+                self.each_group(
+                    x,
+                    out,
+                    |group, tokens, sums| matrix.float_sums(group, rows, tokens, sums),
+                    |sum: f32, _, row| sum * scale(row),
+                );
+            }
+            (Weights::Floats(matrix), Inputs::Codes { codes, steps, .. }) => {
+                let mut values = AlignedVec::zeroed(codes.len());
+                values.iter_mut().zip(codes.iter()).for_each(|(value, &code)| *value = f32::from(code));
+                let rows = x.float_rows(&values);
+                self.each_group(
+                    x,
+                    out,
+                    |group, tokens, sums| matrix.sums(group, rows, tokens, sums),
+                    |sum: f32, token, _| sum * steps[token],
+                );
+            }
+            (Weights::Floats(matrix), Inputs::Floats(values)) => {
+                let rows = x.float_rows(values);
+                self.each_group(
+                    x,
+                    out,
+                    |group, tokens, sums| matrix.sums(group, rows, tokens, sums),
+                    |sum: f32, _, _| sum,
+                );
+            }
+        }
+    }
+
+    /// The exact integer sums, `[tokens, rows]`, before [`rescale`].
+    ///
+    /// # Panics
+    /// If the weights or the inputs are not quantized, or the sizes do not fit.
+    pub fn integer_sums(&self, x: &Activations, out: &mut [i32]) {
+        let (Weights::Codes { matrix, .. }, Some(rows)) = (&self.weights, x.code_rows()) else {
+            panic!("integer sums need quantized weights and quantized inputs");
+        };
+        self.each_group(x, out, |group, tokens, sums| matrix.sums(group, rows, tokens, sums), |sum, _, _| sum);
+    }
+
+    /// Computes all groups of rows for all tokens: `product(group, tokens, sums)` fills `[tokens, GROUP_ROWS]` sums and
+    /// `finish(sum, token, row)` turns each into an output.
+    fn each_group<S: Copy + Default, O: Send>(
+        &self,
+        x: &Activations,
+        out: &mut [O],
+        product: impl Fn(usize, Range<usize>, &mut [S]) + Sync,
+        finish: impl Fn(S, usize, usize) -> O + Sync,
+    ) {
+        let (rows, cols, tokens) = (self.rows(), self.cols(), x.tokens());
+        assert_eq!(x.cols(), cols, "inputs of as many columns as the weights");
+        assert_eq!(out.len(), tokens * rows, "an output for each token and row");
+        if out.is_empty() {
+            return;
+        }
+        let compute = |first_row: usize, mut outputs: Vec<&mut [O]>| {
+            let tile = tokens_of_tile(cols).min(tokens);
+            let mut sums = vec![S::default(); tile * GROUP_ROWS];
+            let end_row = first_row + outputs[0].len();
+            for start in (0..tokens).step_by(tile) {
+                let tile = start..tokens.min(start + tile);
+                for row in (first_row..end_row).step_by(GROUP_ROWS) {
+                    let sums = &mut sums[..tile.len() * GROUP_ROWS];
+                    product(row / GROUP_ROWS, tile.clone(), sums);
+                    let width = GROUP_ROWS.min(end_row - row);
+                    for (token, sums) in tile.clone().zip(sums.chunks(GROUP_ROWS)) {
+                        let out = &mut outputs[token][row - first_row..][..width];
+                        for (r, (out, &sum)) in out.iter_mut().zip(sums).enumerate() {
+                            *out = finish(sum, token, row + r);
+                        }
+                    }
+                }
+            }
+        };
+        let threads = if rows * cols * tokens < PARALLEL_PRODUCTS { 1 } else { rayon::current_num_threads() };
+        let rows_a_thread = rows.div_ceil(GROUP_ROWS).div_ceil(threads) * GROUP_ROWS;
+        let mut parts: Vec<Vec<&mut [O]>> = Vec::new();
+        parts.resize_with(rows.div_ceil(rows_a_thread), || Vec::with_capacity(tokens));
+        for out in out.chunks_mut(rows) {
+            for (part, out) in parts.iter_mut().zip(out.chunks_mut(rows_a_thread)) {
+                part.push(out);
+            }
+        }
+        if parts.len() == 1 {
+            parts.into_iter().for_each(|part| compute(0, part));
+        } else {
+            parts.into_par_iter().with_max_len(1).enumerate().for_each(|(i, part)| compute(i * rows_a_thread, part));
+        }
+    }
+}
+
+impl Activations {
+    fn code_rows(&self) -> Option<CodeRows<'_>> {
+        match &self.inputs {
+            Inputs::Codes { codes, sums, .. } => Some(CodeRows { codes, sums, cols: self.cols, stride: self.stride }),
+            Inputs::Floats(_) => None,
+        }
+    }
+
+    fn float_rows<'a>(&self, values: &'a [f32]) -> FloatRows<'a> {
+        FloatRows { values, cols: self.cols, stride: self.stride }
+    }
+}
+
+/// Rows of `stride` values, zero beyond `cols`.
+enum Inputs {
+    Codes { codes: AlignedVec<i8>, steps: Vec<f32>, sums: Vec<i32> },
+    Floats(AlignedVec<f32>),
+}
+
+enum Weights {
+    Codes { matrix: CodeMatrix, scales: Vec<f32> },
+    Floats(FloatStore),
+}
+
+fn code_sum(codes: &[i8]) -> i32 {
+    codes.iter().map(|&code| i32::from(code)).sum()
+}
+
+/// Tokens computed together: as many as keep their codes in a second-level cache of 512 KiB.
+fn tokens_of_tile(cols: usize) -> usize {
+    ((256 << 10) / cols.max(1)).clamp(8, 64)
+}
+
+/// Products below which one thread is faster than waking others (some 10 microseconds of work).
+const PARALLEL_PRODUCTS: usize = 1 << 19;
+
+/// Values below which quantizing on one thread is faster.
+const PARALLEL_VALUES: usize = 1 << 16;

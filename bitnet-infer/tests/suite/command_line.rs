@@ -1,0 +1,168 @@
+//! The program itself: exit codes, one-line errors, and what it prints.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use crate::common::{byte_tokenizer, tiny_config, write_model};
+
+fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bitnet-infer"));
+    command.stdin(Stdio::null()).env_remove("BITNET_KERNEL").arg("--threads=1");
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    program().args(arguments).output().expect("the program runs")
+}
+
+fn success(arguments: &[&str]) -> (String, String) {
+    let output = run(arguments);
+    let stderr = String::from_utf8(output.stderr).expect("UTF-8");
+    assert!(output.status.success(), "{arguments:?}: {stderr}");
+    (String::from_utf8(output.stdout).expect("UTF-8"), stderr)
+}
+
+fn refused(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    let stderr = String::from_utf8(output.stderr).expect("UTF-8");
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {stderr}");
+    assert!(stderr.starts_with("error: ") && stderr.lines().count() == 1, "{arguments:?}: {stderr}");
+    assert!(!stderr.contains('\u{1b}'), "no colours in a pipe: {stderr}");
+    stderr
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+fn model(root: &Path) -> std::path::PathBuf {
+    let folder = root.join("model");
+    write_model(&folder, &tiny_config("ternary", "int8"), 1);
+    folder
+}
+
+#[test]
+fn wrong_input_is_one_line_and_exit_code_one() {
+    let root = tempfile::tempdir().expect("temp dir");
+    let folder = model(root.path());
+    let folder = text(&folder);
+    let file = |name: &str, bytes: &[u8]| {
+        let path = root.path().join(name);
+        fs::write(&path, bytes).expect("written");
+        text(&path).to_owned()
+    };
+    let (empty, binary, short) = (file("empty", b""), file("binary", b"ab\xff\xfe"), file("short", b"abc"));
+    let missing = text(&root.path().join("missing")).to_owned();
+    for (arguments, expected) in [
+        (&["generate", &missing, "hi"][..], "missing: no such model folder"),
+        (&["generate", folder], "stdin: the prompt is empty"),
+        (&["generate", folder, "hi", "--temperature=-1"], "temperature is -1, expected 0 to 100"),
+        (
+            &["generate", folder, "hi", "--context", "999"],
+            "a context of 999 tokens is not possible: this model's is 1 to 300",
+        ),
+        (&["generate", folder, "hi", "--kernel", "abacus"], "there is no kernel `abacus`, expected one of: scalar"),
+        (&["perplexity", folder, &missing], "missing: cannot open: No such file"),
+        (&["perplexity", folder, &empty], "empty: is empty"),
+        (&["perplexity", folder, &binary], "binary: is not UTF-8 text: the byte at offset 2 is 0xff"),
+        (&["perplexity", folder, &short], "short: the text has 3 tokens"),
+        (&["inspect", &empty], "is a file, expected a folder"),
+        (&["bench", "--shape", "huge"], "shape is `huge`, expected one of: 2b-4t"),
+        (&["bench", "--shape", "tiny", "--weights", "int5"], "weight scheme is `int5`, expected one of: none, ternary"),
+        (&["bench", "--shape", "tiny", "--heads", "7"], "7 heads do not divide a hidden size of 64"),
+        (&["bench", "--shape", "tiny", "--layers", "0"], "`num_hidden_layers` is 0"),
+    ] {
+        let message = refused(arguments);
+        assert!(message.contains(expected), "{message} lacks {expected}");
+    }
+    fs::write(Path::new(folder).join("tokenizer.json"), byte_tokenizer(&["<more>"])).expect("written");
+    assert!(refused(&["inspect", folder]).contains("has 259 tokens, which do not fit the model's embedding of 258"));
+    let unknown = program().arg("kernels").env("BITNET_KERNEL", "abacus").output().expect("runs");
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("error: BITNET_KERNEL: there is no kernel `abacus`"));
+}
+
+#[test]
+fn wrong_usage_is_told_by_exit_code_two() {
+    for arguments in [&["generate"][..], &["no-such-command"], &["perplexity", "a", "b", "--convention", "mine"]] {
+        assert_eq!(run(arguments).status.code(), Some(2), "{arguments:?}");
+    }
+    for command in ["generate", "perplexity", "inspect", "bench", "kernels"] {
+        let (help, _) = success(&[command, "--help"]);
+        assert!(help.contains("Usage: bitnet-infer"), "{help}");
+    }
+}
+
+#[test]
+fn generate_streams_text_and_tells_the_speed() {
+    let root = tempfile::tempdir().expect("temp dir");
+    let folder = model(root.path());
+    let generate =
+        |more: &[&str]| success(&[&["generate", text(&folder), "Once", "-n", "20", "--seed", "4"], more].concat());
+    let (first, stats) = generate(&[]);
+    assert!(stats.contains("prompt 5 tok at ") && stats.contains("threads 1 |"), "{stats}");
+    assert_eq!(generate(&[]).0, first, "same seed, same text");
+    let json: serde_json::Value = serde_json::from_str(&generate(&["--json"]).0).expect("JSON");
+    assert_eq!(json["text"].as_str().expect("text").to_owned() + "\n", first);
+    assert_eq!(json["prompt_tokens"], 5);
+
+    let mut child = program()
+        .args(["generate", text(&folder), "-", "-n", "20", "--seed", "4"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("runs");
+    child.stdin.take().expect("a pipe").write_all(b"Once\n").expect("written");
+    let piped = child.wait_with_output().expect("ends");
+    assert_eq!(String::from_utf8_lossy(&piped.stdout), first, "the prompt from stdin is the same prompt");
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_failure() {
+    let root = tempfile::tempdir().expect("temp dir");
+    let folder = model(root.path());
+    for arguments in [&["generate", text(&folder), "a", "-n", "290"][..], &["inspect", text(&folder)], &["kernels"]] {
+        let mut command = program();
+        let mut child = command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
+        drop(child.stdout.take());
+        let output = child.wait_with_output().expect("ends");
+        assert!(output.status.success() && output.stderr.is_empty(), "{arguments:?}: {output:?}");
+    }
+}
+
+#[test]
+fn perplexity_and_inspect_report_in_words_and_in_json() {
+    let root = tempfile::tempdir().expect("temp dir");
+    let folder = model(root.path());
+    let file = root.path().join("text");
+    fs::write(&file, "the quick brown fox jumps over the lazy dog ".repeat(20)).expect("written");
+    let (words, _) = success(&["perplexity", text(&folder), text(&file), "--context", "64"]);
+    assert!(words.contains("nats per token") && words.contains("13 windows of 64, convention windows"), "{words}");
+    let (json, _) =
+        success(&["perplexity", text(&folder), text(&file), "--context", "64", "--convention", "llama", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!((json["tokens_scored"].as_u64(), json["convention"].as_str()), (Some(13 * 31), Some("llama")));
+
+    let (words, _) = success(&["inspect", text(&folder), "--tensors"]);
+    assert!(
+        words.contains("ternary weights, int8 activations") && words.contains("model.layers.1.mlp.down_proj"),
+        "{words}"
+    );
+    let json: serde_json::Value =
+        serde_json::from_str(&success(&["inspect", text(&folder), "--json"]).0).expect("JSON");
+    assert_eq!(json["tensors"].as_array().map(Vec::len), Some(14));
+    let shares: f64 = json["code_shares"].as_array().expect("shares").iter().filter_map(|v| v.as_f64()).sum();
+    assert!((shares - 1.0).abs() < 1e-9);
+}
+
+#[test]
+fn bench_and_kernels_report() {
+    let arguments = ["bench", "--shape", "tiny", "--prompt", "8", "--generate", "4", "--repeats", "1", "--json"];
+    let json: serde_json::Value = serde_json::from_str(&success(&arguments).0).expect("JSON");
+    assert!(json["decode_tok_per_s"].as_f64().expect("a number") > 0.0);
+    assert_eq!((json["threads"].as_u64(), json["generated_tokens"].as_u64()), (Some(1), Some(4)));
+    let (words, _) = success(&["kernels", "--kernel", "scalar"]);
+    assert!(words.starts_with("scalar          runs here, chosen\n"), "{words}");
+}

@@ -1,0 +1,79 @@
+//! The engine against logits and greedy tokens that transformers and PyTorch computed.
+
+use std::path::Path;
+
+use bitnet_infer::engine::{self, KvCache, LogitsFor, argmax};
+use bitnet_infer::kernels;
+use bitnet_model::files::tensors::{Dtype, TensorFile};
+
+use crate::common::{assert_close, compare, reference, reference_models};
+
+const MODELS: [&str; 4] = ["master", "packed", "packed-llama", "float-llama"];
+const SEQUENCES: usize = 2;
+const LENGTH: usize = 33;
+const VOCAB: usize = 512;
+
+struct Expected {
+    bytes: Vec<u8>,
+}
+
+impl Expected {
+    fn read(folder: &Path) -> Self {
+        Self { bytes: std::fs::read(folder.join("expected.safetensors")).expect("expected numbers") }
+    }
+
+    fn logits(&self, name: &str) -> Vec<f32> {
+        let file = TensorFile::parse(&self.bytes, "expected").expect("valid");
+        let logits = file.bytes(&format!("{name}.logits"), Dtype::F32, &[SEQUENCES, LENGTH, VOCAB]).expect("logits");
+        logits.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+    }
+
+    fn tokens(&self, name: &str, shape: &[usize]) -> Vec<u32> {
+        let file = TensorFile::parse(&self.bytes, "expected").expect("valid");
+        let tokens = file.bytes(name, Dtype::I32, shape).expect("tokens");
+        tokens.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+    }
+}
+
+#[test]
+fn logits_are_those_of_pytorch_and_of_the_reference() {
+    let Some(folder) = reference_models() else { return };
+    let expected = Expected::read(&folder);
+    let tokens = expected.tokens("tokens", &[SEQUENCES, LENGTH]);
+    for name in MODELS {
+        let reference = reference(&folder.join(name));
+        let scalar: Vec<f32> = tokens.chunks(LENGTH).flat_map(|tokens| reference.logits(tokens)).collect();
+        for kernel in kernels::supported() {
+            let model = engine::open(&folder.join(name), kernel).expect("loads").model;
+            let mut logits = Vec::new();
+            for tokens in tokens.chunks(LENGTH) {
+                let mut cache = KvCache::new(model.config(), LENGTH).expect("fits");
+                logits.extend(model.forward(tokens, &mut cache, LogitsFor::All).expect("runs"));
+            }
+            let exact = name == "float-llama";
+            let label = |other: &str| format!("{name} on {}, against {other}", kernel.name);
+            assert_close(&label("PyTorch"), &compare(&logits, &expected.logits(name), VOCAB), exact);
+            assert_close(&label("the reference"), &compare(&logits, &scalar, VOCAB), exact);
+        }
+    }
+}
+
+#[test]
+fn greedy_tokens_are_those_of_pytorch() {
+    let Some(folder) = reference_models() else { return };
+    let expected = Expected::read(&folder);
+    for name in MODELS {
+        let greedy = expected.tokens(&format!("{name}.greedy"), &[32]);
+        for kernel in kernels::supported() {
+            let model = engine::open(&folder.join(name), kernel).expect("loads").model;
+            let mut cache = KvCache::new(model.config(), greedy.len()).expect("fits");
+            let mut tokens = greedy[..8].to_vec();
+            let mut logits = model.forward(&tokens, &mut cache, LogitsFor::Last).expect("runs");
+            while tokens.len() < greedy.len() {
+                tokens.push(argmax(&logits));
+                logits = model.forward(&tokens[tokens.len() - 1..], &mut cache, LogitsFor::Last).expect("runs");
+            }
+            assert_eq!(tokens, greedy, "{name} on {}", kernel.name);
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! One test binary for what crosses a module: model folders on a disk, and whole models against PyTorch's numbers.
+
+mod folder;
+mod hostile_files;
+mod reference_model;
+mod round_trips;
+mod writes;

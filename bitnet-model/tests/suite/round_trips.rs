@@ -1,0 +1,89 @@
+//! What is written is what is read: codes, scales and floats to the bit, and the same bytes for the same model.
+
+use bitnet_model::ModelConfig;
+use bitnet_model::config::Storage;
+use bitnet_model::files::hugging_face::{CONFIG_FILE, WEIGHTS_FILE, quantize};
+use bitnet_model::packed::PackedMatrix;
+use bitnet_model::weights::{FloatType, LinearWeights};
+
+use crate::folder::{self, WEIGHT_SCHEMES, Weights};
+
+#[test]
+fn every_scheme_reads_back_to_the_bit() {
+    for scheme in WEIGHT_SCHEMES.into_iter().chain(["none"]) {
+        for float_type in [FloatType::F32, FloatType::F16, FloatType::Bf16] {
+            let root = tempfile::tempdir().expect("temp dir");
+            let path = root.path().join("model");
+            let config = folder::config(scheme);
+            let weights = Weights::random(&config, float_type, 5);
+            weights.write(&path, &config).expect("written");
+            let read_config = ModelConfig::read(&path.join(CONFIG_FILE)).expect("own output");
+            assert_eq!(read_config, config, "{scheme}");
+            let bytes = std::fs::read(path.join(WEIGHTS_FILE)).expect("readable");
+            let read = Weights::read(&read_config, &bytes).expect("own output");
+            assert_eq!(read, weights, "{scheme} {float_type:?}");
+            assert_eq!(scale_bits(&read), scale_bits(&weights), "{scheme} {float_type:?}");
+
+            weights.write(&path, &config).expect("over an earlier one");
+            assert_eq!(std::fs::read(path.join(WEIGHTS_FILE)).expect("readable"), bytes, "{scheme}: the same bytes");
+        }
+    }
+}
+
+#[test]
+fn latent_weights_read_as_the_codes_that_quantizing_gives() {
+    for scheme in WEIGHT_SCHEMES {
+        let mut config = folder::config(scheme);
+        config.storage = Storage::Float;
+        let root = tempfile::tempdir().expect("temp dir");
+        let path = root.path().join("model");
+        let latent = Weights::random(&config, FloatType::F32, 6);
+        latent.write(&path, &config).expect("written");
+        let bytes = std::fs::read(path.join(WEIGHTS_FILE)).expect("readable");
+        let read_config = ModelConfig::read(&path.join(CONFIG_FILE)).expect("own output");
+        assert_eq!(read_config.storage, Storage::Float, "{scheme}: latent weights are marked as such");
+        let read = Weights::read(&read_config, &bytes).expect("own output");
+        for (read, latent) in read.layers.iter().zip(&latent.layers) {
+            for (read, latent) in read.projections().into_iter().zip(latent.projections()) {
+                let LinearWeights::Float(matrix) = latent else { panic!("latent weights are floats") };
+                let scheme = config.quantization.weight.expect("a scheme");
+                let expected = quantize(scheme, &matrix.to_f32(), matrix.rows, matrix.cols).expect("finite");
+                assert_eq!(read, &LinearWeights::Packed(expected));
+            }
+        }
+    }
+}
+
+#[test]
+fn an_inverse_scale_divides() {
+    let mut config = folder::config("ternary");
+    config.sub_norms = false;
+    let weights = Weights::random(&config, FloatType::F32, 7);
+    let root = tempfile::tempdir().expect("temp dir");
+    let path = root.path().join("model");
+    config.storage = Storage::PackedInverseScale;
+    weights.write(&path, &config).expect("written");
+    let read_config = ModelConfig::read(&path.join(CONFIG_FILE)).expect("own output");
+    assert_eq!(read_config.storage, Storage::PackedInverseScale);
+    let bytes = std::fs::read(path.join(WEIGHTS_FILE)).expect("readable");
+    let read = Weights::read(&read_config, &bytes).expect("own output");
+    for (read, written) in packed(&read).into_iter().zip(packed(&weights)) {
+        assert_eq!(read.bytes(), written.bytes());
+        let inverse: Vec<f32> = written.scales().iter().map(|s| 1.0 / s).collect();
+        assert_eq!(read.scales(), inverse);
+    }
+}
+
+/// All packed projections in order.
+fn packed(weights: &Weights) -> Vec<&PackedMatrix> {
+    let projections = weights.layers.iter().flat_map(|layer| layer.projections());
+    let matrices = projections.filter_map(|w| match w {
+        LinearWeights::Packed(matrix) => Some(matrix),
+        LinearWeights::Float(_) => None,
+    });
+    matrices.collect()
+}
+
+fn scale_bits(weights: &Weights) -> Vec<u32> {
+    packed(weights).into_iter().flat_map(|m| m.scales()).map(|s| s.to_bits()).collect()
+}

@@ -1,0 +1,104 @@
+//! `bitnet-train run` and `bitnet-train resume`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result};
+use bitnet_train::config::Run;
+use bitnet_train::run::{self, Outcome};
+use clap::Args;
+
+/// Arguments of `run`.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  bitnet-train run configs/quickstart.toml
+  bitnet-train run configs/dickens.toml --set data.source.path=corpus.txt --set train.steps=1000
+  bitnet-train run configs/dickens.toml --set quantization.weight=binary --set run.name=dickens-binary")]
+pub struct RunArgs {
+    /// The config file; see docs/training.md for every key.
+    config: PathBuf,
+    /// Changes one key of the config, such as `train.steps=200`; may be given several times.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    assignments: Vec<String>,
+    /// Replaces an earlier run in the same folder.
+    #[arg(long)]
+    overwrite: bool,
+}
+
+/// Arguments of `resume`.
+#[derive(Args)]
+#[command(after_help = "Example:
+  bitnet-train resume runs/quickstart")]
+pub struct ResumeArgs {
+    /// The run folder.
+    run: PathBuf,
+}
+
+impl RunArgs {
+    /// Trains.
+    ///
+    /// # Errors
+    /// As [`run::start`].
+    pub fn run(self) -> Result<ExitCode> {
+        let run = Run::read(&self.config, &self.assignments)?;
+        start_threads(run.config.run.threads)?;
+        let outcome = run::start(&run, self.overwrite, &*interrupt_flag()?)?;
+        Ok(report(&run.folder(), &outcome))
+    }
+}
+
+impl ResumeArgs {
+    /// Trains on.
+    ///
+    /// # Errors
+    /// As [`run::resume`].
+    pub fn run(self) -> Result<ExitCode> {
+        let config = run::RunFolder::open(&self.run)?.config();
+        start_threads(Run::read(&config, &[])?.config.run.threads)?;
+        let outcome = run::resume(&self.run, &*interrupt_flag()?)?;
+        Ok(report(&self.run, &outcome))
+    }
+}
+
+/// The thread pool of every op, of the matrix products and of the engine that samples.
+fn start_threads(threads: usize) -> Result<()> {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().context("cannot start threads")
+}
+
+/// A flag that Ctrl-C (or SIGTERM) raises; the second time the process ends at once.
+fn interrupt_flag() -> Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let raised = flag.clone();
+    ctrlc::set_handler(move || {
+        if raised.swap(true, Ordering::Relaxed) {
+            std::process::exit(INTERRUPTED);
+        }
+        eprintln!("\nstopping after this step (again to stop at once, without saving)");
+    })
+    .context("cannot listen for Ctrl-C")?;
+    Ok(flag)
+}
+
+/// What a shell expects of a program that was stopped by Ctrl-C.
+const INTERRUPTED: i32 = 130;
+
+fn report(folder: &Path, outcome: &Outcome) -> ExitCode {
+    match outcome {
+        Outcome::Finished(Some(model)) => {
+            eprintln!("finished; the packed model is {}", model.display());
+            eprintln!("  bitnet-infer generate {} \"Once\"", model.display());
+            ExitCode::SUCCESS
+        }
+        Outcome::Finished(None) => {
+            eprintln!("finished; `bitnet-train export {} --out DIR` packs the model", folder.display());
+            ExitCode::SUCCESS
+        }
+        Outcome::Interrupted(checkpoint) => {
+            eprintln!("stopped; saved {}", checkpoint.display());
+            eprintln!("  bitnet-train resume {}", folder.display());
+            ExitCode::from(INTERRUPTED as u8)
+        }
+    }
+}

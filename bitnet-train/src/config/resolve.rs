@@ -1,0 +1,162 @@
+//! From what a file says to what will happen: names looked up, divisibility proved, numbers checked.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow, bail};
+use bitnet_model::ModelConfig;
+use bitnet_model::config::{Quantization, Storage};
+use bitnet_model::files;
+
+use super::{RunConfig, overrides};
+use crate::nn::estimator::{self, Estimator};
+use crate::ops::{self, Ops};
+
+/// A run whose config has been checked.
+///
+/// Invariant: every check that needs no data has passed; [`Run::model_config`] does the rest once the vocabulary is known.
+pub struct Run {
+    /// The whole config, defaults filled in.
+    pub config: RunConfig,
+    /// The gradient of the weight quantizer.
+    pub estimator: &'static dyn Estimator,
+    /// How the network is computed.
+    pub ops: Arc<dyn Ops>,
+    quantization: Quantization,
+    /// The file, for messages.
+    origin: String,
+}
+
+impl Run {
+    /// Reads a config file, applies `--set` assignments and checks everything that can be checked without data.
+    ///
+    /// # Errors
+    /// One line: the file, the key and the reason.
+    pub fn read(path: &Path, assignments: &[String]) -> Result<Self> {
+        let origin = path.display().to_string();
+        let bytes = files::read_bounded(path, 1 << 20)?;
+        let text = String::from_utf8(bytes).map_err(|_| anyhow!("{origin}: is not UTF-8 text"))?;
+        let mut table: toml::Table = text.parse().map_err(|e| toml_error(&origin, &text, &e))?;
+        for assignment in assignments {
+            overrides::apply(&mut table, assignment).map_err(|e| anyhow!(e))?;
+        }
+        // Through text again, so that an error has a line to show.
+        let effective = toml::to_string(&table).context("a parsed TOML file prints")?;
+        let config: RunConfig = toml::from_str(if assignments.is_empty() { &text } else { &effective })
+            .map_err(|e| toml_error(&origin, if assignments.is_empty() { &text } else { &effective }, &e))?;
+        Self::resolve(config, origin)
+    }
+
+    /// Checks a config that did not come from a file as it stands; `origin` names it in messages.
+    ///
+    /// # Errors
+    /// One line: the key and the reason.
+    pub fn resolve(config: RunConfig, origin: String) -> Result<Self> {
+        let fail = |key: &str, reason: String| anyhow!("{origin}: `{key}` {reason}");
+        let name = &config.run.name;
+        if name.is_empty() || name.contains(['/', '\\']) || name.starts_with('.') {
+            return Err(fail("run.name", format!("is `{name}`, expected a plain folder name")));
+        }
+        let ops = ops::by_name(&config.run.ops).map_err(|e| fail("run.ops", e))?;
+        let estimator =
+            estimator::by_name(&config.quantization.estimator).map_err(|e| fail("quantization.estimator", e))?;
+        let quantization = Quantization::by_name(&config.quantization.weight, &config.quantization.activation)
+            .map_err(|e| fail("quantization", e))?;
+        for (key, value) in [
+            ("train.steps", config.train.steps),
+            ("train.batch_size", config.train.batch_size as u64),
+            ("train.sequence_length", config.train.sequence_length as u64),
+            ("train.gradient_accumulation", u64::from(config.train.gradient_accumulation)),
+            ("train.log_every", config.train.log_every),
+            ("checkpoint.keep_last", config.checkpoint.keep_last as u64),
+            ("model.num_attention_heads", config.model.num_attention_heads as u64),
+        ] {
+            if value == 0 {
+                return Err(fail(key, "is 0, expected at least 1".into()));
+            }
+        }
+        let optimizer = &config.optimizer;
+        for (key, value, low, high) in [
+            ("optimizer.learning_rate", optimizer.learning_rate, 0.0, 10.0),
+            ("optimizer.betas[0]", optimizer.betas[0], 0.0, 0.999_999),
+            ("optimizer.betas[1]", optimizer.betas[1], 0.0, 0.999_999),
+            ("optimizer.eps", optimizer.eps, 1e-16, 1.0),
+            ("optimizer.weight_decay", optimizer.weight_decay, 0.0, 10.0),
+            ("optimizer.weight_decay_until", optimizer.weight_decay_until, 0.0, 1.0),
+            ("optimizer.clip_norm", optimizer.clip_norm, 0.0, f64::MAX),
+            ("model.init_std", config.model.init_std, 1e-9, 100.0),
+            ("evaluation.temperature", f64::from(config.evaluation.temperature), 0.0, 100.0),
+        ] {
+            if !(low..=high).contains(&value) {
+                return Err(fail(key, format!("is {value}, expected {low} to {high}")));
+            }
+        }
+        config.schedule.check(config.train.steps).map_err(|(key, reason)| fail(key, reason))?;
+        let longest = config.model.max_position_embeddings;
+        if longest != 0 && longest < config.train.sequence_length {
+            let reason = format!("is {longest}, less than train.sequence_length = {}", config.train.sequence_length);
+            return Err(fail("model.max_position_embeddings", reason));
+        }
+        let run = Self { config, estimator, ops, quantization, origin };
+        // The vocabulary is not known yet; every other field can be refused now. Any size stands in for it.
+        run.model_config(1 << 16, None)?;
+        Ok(run)
+    }
+
+    /// The network's configuration, once the tokenizer has said how many tokens there are.
+    ///
+    /// # Errors
+    /// The key of `[model]` that cannot be, and why.
+    pub fn model_config(&self, vocab_size: usize, eos: Option<u32>) -> Result<ModelConfig> {
+        let model = &self.config.model;
+        let (heads, hidden) = (model.num_attention_heads, model.hidden_size);
+        let head_dim = match model.head_dim {
+            0 if hidden.is_multiple_of(heads) => hidden / heads,
+            0 => bail!(
+                "{}: `model.num_attention_heads` is {heads}, which does not divide hidden_size = {hidden}",
+                self.origin
+            ),
+            dim => dim,
+        };
+        let or = |value: usize, default: usize| if value == 0 { default } else { value };
+        let config = ModelConfig {
+            vocab_size,
+            hidden_size: hidden,
+            intermediate_size: model.intermediate_size,
+            num_hidden_layers: model.num_hidden_layers,
+            num_attention_heads: heads,
+            num_key_value_heads: or(model.num_key_value_heads, heads),
+            head_dim,
+            hidden_act: model.hidden_act,
+            max_position_embeddings: or(model.max_position_embeddings, self.config.train.sequence_length),
+            rms_norm_eps: model.rms_norm_eps as f32,
+            rope_theta: model.rope_theta as f32,
+            tie_word_embeddings: model.tie_word_embeddings,
+            sub_norms: model.sub_norms,
+            quantization: self.quantization,
+            storage: Storage::Float,
+            bos_token_id: None,
+            eos_token_ids: eos.into_iter().collect(),
+        };
+        config.validate(&format!("{}: [model]", self.origin))?;
+        Ok(config)
+    }
+
+    /// The folder of this run.
+    pub fn folder(&self) -> PathBuf {
+        self.config.run.dir.join(&self.config.run.name)
+    }
+
+    /// Tokens that one optimizer step sees.
+    pub fn tokens_per_step(&self) -> u64 {
+        let train = &self.config.train;
+        train.batch_size as u64 * train.sequence_length as u64 * u64::from(train.gradient_accumulation)
+    }
+}
+
+/// The first line of a TOML error with its place; the library's own rendering takes five lines.
+fn toml_error(origin: &str, text: &str, error: &toml::de::Error) -> anyhow::Error {
+    let line = error.span().map(|span| text[..span.start.min(text.len())].lines().count().max(1));
+    let place = line.map(|line| format!("{origin}, line {line}")).unwrap_or_else(|| origin.to_owned());
+    anyhow!("{place}: {}", error.message().replace('\n', ", "))
+}

@@ -1,0 +1,39 @@
+//! From text to batches: sources, tokenizer, token shards, deterministic windows.
+//!
+//! ```text
+//! DataConfig -> Source -> documents -> Corpus (train, validation)
+//!     -> TokenizerConfig -> tokenizer.json -> Shard (memory-mapped tokens) -> Batches, windows
+//! ```
+//!
+//! [`prepare`] goes the whole way once and caches the results under the hash of what they were made from.
+
+pub mod batches;
+pub mod encode;
+pub mod prepare;
+pub mod progress;
+pub mod shards;
+pub mod source;
+pub mod sources;
+pub mod split;
+pub mod stories;
+pub mod tokenizer;
+mod words;
+
+pub use batches::{Batch, Batches, Windows, windows};
+pub use prepare::{DataConfig, Prepared, prepare};
+pub use progress::{Progress, bar};
+pub use shards::Shard;
+pub use source::{Paths, SourceConfig};
+pub use split::ValidationConfig;
+pub use tokenizer::TokenizerConfig;
+
+/// A file of the data folder that some tests use; prints that the test is skipped where it is absent.
+#[cfg(test)]
+pub(crate) fn shared(path: &str) -> Option<std::path::PathBuf> {
+    let full = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data").join(path);
+    if full.exists() {
+        return Some(full);
+    }
+    println!("skipped: {} is not here", full.display());
+    None
+}

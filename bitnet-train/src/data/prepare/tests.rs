@@ -1,0 +1,155 @@
+//! The whole way, on stories and on real text.
+
+use super::*;
+use crate::data::batches::windows;
+use crate::data::shared;
+use crate::data::source::Paths;
+
+fn silent(_: Progress) {}
+
+fn stories(count: u64) -> DataConfig {
+    DataConfig { source: SourceConfig::Stories { seed: 1, count }, ..DataConfig::default() }
+}
+
+fn small_bpe() -> TokenizerConfig {
+    TokenizerConfig::Bpe { vocab_size: 500, min_frequency: 2, train_bytes: 1 << 20 }
+}
+
+fn text_config(train: PathBuf, validation: PathBuf) -> DataConfig {
+    DataConfig {
+        source: SourceConfig::Text { path: Paths::One(train) },
+        validation: ValidationConfig {
+            fraction: None,
+            source: Some(SourceConfig::Text { path: Paths::One(validation) }),
+        },
+        ..DataConfig::default()
+    }
+}
+
+#[test]
+fn stories_become_shards_that_decode_to_the_stories() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let prepared = prepare(&stories(60), &small_bpe(), folder.path(), &silent).expect("prepares");
+    assert_eq!((prepared.vocab_size, prepared.eos), (500, Some(0)));
+    let tokenizer = tokenizers::Tokenizer::from_bytes(&prepared.tokenizer_json).expect("loads");
+    use crate::data::stories::{Split, story};
+    for (shard, split, count) in [(&prepared.train, Split::Train, 60), (&prepared.validation, Split::Validation, 3)] {
+        let tokens = shard.tokens(0, shard.len());
+        let documents: Vec<String> =
+            tokens.split(|&id| id == 0).map(|ids| tokenizer.decode(ids, true).expect("decodes")).collect();
+        let expected: Vec<String> = (0..count).map(|index| story(1, split, index).document()).collect();
+        assert_eq!(documents, expected);
+        assert_eq!(shard.text_bytes(), expected.iter().map(|text| text.len() as u64).sum::<u64>());
+    }
+    assert!(prepared.bytes_per_token_valid > 1.5, "{}", prepared.bytes_per_token_valid);
+}
+
+#[test]
+fn the_cache_is_used_and_damage_is_repaired() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let first = prepare(&stories(20), &small_bpe(), folder.path(), &silent).expect("prepares");
+    let listing = |folder: &Path| {
+        let mut names: Vec<PathBuf> = fs::read_dir(folder).expect("lists").map(|e| e.expect("entry").path()).collect();
+        names.sort();
+        names
+    };
+    let files = listing(folder.path());
+    assert_eq!(files.len(), 3, "a tokenizer and two shards: {files:?}");
+    let times: Vec<_> = files.iter().map(|path| fs::metadata(path).and_then(|m| m.modified()).expect("has")).collect();
+    let second = prepare(&stories(20), &small_bpe(), folder.path(), &silent).expect("prepares");
+    let again: Vec<_> = files.iter().map(|path| fs::metadata(path).and_then(|m| m.modified()).expect("has")).collect();
+    assert_eq!(times, again, "something was written again");
+    assert!(second.rebuilt.is_empty());
+    let all = |shard: &Shard| shard.tokens(0, shard.len());
+    for path in &files {
+        let good = fs::read(path).expect("reads");
+        // Removed first: the old file is still mapped, and a map must not lose its pages.
+        fs::remove_file(path).expect("removes");
+        fs::write(path, &good[..good.len() / 2]).expect("writes");
+        let repaired = prepare(&stories(20), &small_bpe(), folder.path(), &silent).expect("repairs");
+        assert_eq!(repaired.rebuilt.len(), 1, "{:?}", repaired.rebuilt);
+        assert!(repaired.rebuilt[0].contains("made anew"), "{:?}", repaired.rebuilt);
+        assert_eq!(fs::read(path).expect("reads"), good);
+        assert_eq!(all(&repaired.train), all(&first.train));
+        assert_eq!(all(&repaired.validation), all(&first.validation));
+    }
+    // What decides the content decides the name.
+    let unseparated = DataConfig { separator: false, ..stories(20) };
+    let other = prepare(&unseparated, &small_bpe(), folder.path(), &silent).expect("prepares");
+    assert_eq!(other.train.len() + 19, first.train.len());
+    assert_eq!(listing(folder.path()).len(), 5);
+    prepare(&stories(21), &small_bpe(), folder.path(), &silent).expect("prepares");
+    assert_eq!(listing(folder.path()).len(), 8, "another tokenizer, hence two other shards");
+}
+
+#[test]
+fn dickens_has_the_tokens_of_the_whole_file() {
+    let paths =
+        ["text/dickens-train.txt", "text/dickens-valid.txt", "tokenizers/dickens-4096/tokenizer.json"].map(shared);
+    let [Some(train), Some(valid), Some(json)] = paths else { return };
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let config = text_config(train.clone(), valid);
+    let started = std::time::Instant::now();
+    let prepared =
+        prepare(&config, &TokenizerConfig::File { path: json.clone() }, folder.path(), &silent).expect("prepares");
+    let seconds = started.elapsed().as_secs_f64();
+    println!("{:.1} s, {:.0} tokens/s", seconds, prepared.train.len() as f64 / seconds);
+    assert_eq!(prepared.train.len(), 2_873_434);
+    assert_eq!(prepared.vocab_size, 4096);
+    let validation = windows(&prepared.validation, 256).expect("long enough");
+    assert_eq!(validation.len(), 302);
+    assert!((prepared.bytes_per_token_valid - 3.2225).abs() < 5e-5, "{}", prepared.bytes_per_token_valid);
+    // The plain library on the whole text: the definition.
+    let tokenizer = tokenizers::Tokenizer::from_file(json).expect("loads");
+    let text = fs::read_to_string(train).expect("reads");
+    let whole = tokenizer.encode_fast(text, false).expect("encodes");
+    assert!(prepared.train.tokens(0, prepared.train.len()) == whole.get_ids(), "the pieces differ from the whole");
+}
+
+#[test]
+fn characters_of_shakespeare_are_those_of_nanogpt() {
+    let Some(path) = shared("text/tinyshakespeare.txt") else { return };
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let config = DataConfig {
+        source: SourceConfig::Text { path: Paths::One(path) },
+        validation: ValidationConfig { fraction: Some(0.1), source: None },
+        ..DataConfig::default()
+    };
+    let prepared = prepare(&config, &TokenizerConfig::Char {}, folder.path(), &silent).expect("prepares");
+    assert_eq!(prepared.vocab_size, 65 + 1, "65 characters and the end-of-text token");
+    assert_eq!(prepared.train.len() + prepared.validation.len(), 1_115_394);
+}
+
+#[test]
+fn random_bytes_are_no_corpus() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("noise.txt");
+    let noise: Vec<u8> = (0..4096_u32).map(|index| (index.wrapping_mul(2_654_435_761) >> 11) as u8).collect();
+    fs::write(&path, noise).expect("writes");
+    let config = DataConfig { source: SourceConfig::Text { path: Paths::One(path) }, ..DataConfig::default() };
+    let error = prepare(&config, &small_bpe(), &folder.path().join("cache"), &silent).expect_err("not text");
+    assert!(error.to_string().contains("not UTF-8 text at byte"), "{error:#}");
+}
+
+#[test]
+fn an_empty_corpus_is_named() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("empty.txt");
+    fs::write(&path, "").expect("writes");
+    let config = text_config(path.clone(), path);
+    let error = prepare(&config, &small_bpe(), folder.path(), &silent).expect_err("empty");
+    assert!(error.to_string().contains("empty.txt holds no text"), "{error:#}");
+}
+
+#[test]
+fn a_config_round_trips_through_toml() {
+    let default: DataConfig = toml::from_str("").expect("everything has a default");
+    assert_eq!(default, DataConfig::default());
+    let full = "separator = false\ncache_dir = \"cache\"\n\n[source]\ntype = \"jsonl\"\npath = \"a.jsonl\"\n\
+                field = \"body\"\n\n[validation.source]\ntype = \"text\"\npath = [\"b.txt\", \"c\"]\n";
+    let config: DataConfig = toml::from_str(full).expect("parses");
+    assert_eq!(toml::to_string(&config).expect("serialises"), full);
+    for wrong in ["sources = 1", "[validation]\nfracton = 0.1", "[source]\ntype = \"text\"\npaths = \"a\""] {
+        assert!(toml::from_str::<DataConfig>(wrong).is_err(), "{wrong}");
+    }
+}

@@ -1,0 +1,326 @@
+//! Token shards: a split as one memory-mapped file of token ids.
+//!
+//! # Format
+//!
+//! A header of 96 bytes, then the tokens; all numbers little-endian.
+//!
+//! ```text
+//! offset  bytes
+//!      0      8  "BNTOKENS"
+//!      8      4  version, 1
+//!     12      4  bytes of a token: 2 where the vocabulary has at most 65,536 entries, else 4
+//!     16      8  number of tokens
+//!     24      8  bytes of the text that the tokens came from
+//!     32     32  key: SHA-256 of all that decides the content (source, tokenizer, split, separator)
+//!     64     32  SHA-256 of the tokens followed by the first 64 bytes of the header
+//!     96      .  tokens
+//! ```
+//!
+//! A shard is written under a temporary name, synced and renamed, so a file under its final name is
+//! whole; its checksum is verified when it is opened.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail, ensure};
+use memmap2::Mmap;
+use sha2::{Digest, Sha256};
+
+use super::encode::Encoder;
+use super::sources::files;
+
+/// The tokens of a split, mapped from a file. Cloning it shares the map.
+#[derive(Debug, Clone)]
+pub struct Shard {
+    map: Arc<Mmap>,
+    width: usize,
+    len: usize,
+    text_bytes: u64,
+}
+
+impl Shard {
+    /// Maps a shard and verifies it against its checksum and the key that is asked for.
+    ///
+    /// # Errors
+    ///
+    /// Not a shard, another version, another key, truncated, longer than it says, a wrong checksum.
+    pub fn open(path: &Path, key: &[u8; 32]) -> Result<Shard> {
+        let name = path.display();
+        let map = files::map(path)?;
+        ensure!(map.len() >= HEADER, "{name}: {} bytes are too short for a token shard", map.len());
+        let header = &map[..HEADER];
+        ensure!(header[..8] == *MAGIC, "{name}: not a token shard");
+        let (version, width) = (number(header, 8, 4), number(header, 12, 4));
+        ensure!(version == u64::from(VERSION), "{name}: token shard of version {version}, expected {VERSION}");
+        ensure!(width == 2 || width == 4, "{name}: tokens of {width} bytes, expected 2 or 4");
+        ensure!(header[32..64] == key[..], "{name}: made from other data or with another tokenizer");
+        let expected = number(header, 16, 8).checked_mul(width).and_then(|bytes| bytes.checked_add(HEADER as u64));
+        ensure!(
+            expected == Some(map.len() as u64),
+            "{name}: has {} bytes where its header says {}; it is truncated or damaged",
+            map.len(),
+            expected.map_or("far more".to_string(), |bytes| bytes.to_string())
+        );
+        let mut hash = Sha256::new();
+        hash.update(&map[HEADER..]);
+        hash.update(&header[..64]);
+        ensure!(header[64..96] == hash.finalize()[..], "{name}: damaged: its checksum does not match");
+        let (width, len, text_bytes) = (width as usize, (map.len() - HEADER) / width as usize, number(header, 24, 8));
+        Ok(Shard { map: Arc::new(map), width, len, text_bytes })
+    }
+
+    /// The key of its content in hexadecimal digits: equal for equal tokens from the same source and tokenizer.
+    pub fn fingerprint(&self) -> String {
+        self.map[32..64].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Number of tokens.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is no token.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Bytes of the text that the tokens came from, separators not counted.
+    pub fn text_bytes(&self) -> u64 {
+        self.text_bytes
+    }
+
+    /// Bytes of text for each token: what turns a loss in nats per token into bits per byte.
+    pub fn bytes_per_token(&self) -> f64 {
+        self.text_bytes as f64 / self.len.max(1) as f64
+    }
+
+    /// Copies tokens `start..start + out.len()`.
+    ///
+    /// # Panics
+    ///
+    /// If they reach beyond the end.
+    pub fn read(&self, start: usize, out: &mut [u32]) {
+        assert!(start <= self.len && out.len() <= self.len - start, "tokens beyond the end of the shard");
+        let from = HEADER + start * self.width;
+        let bytes = &self.map[from..from + out.len() * self.width];
+        for (token, bytes) in out.iter_mut().zip(bytes.chunks_exact(self.width)) {
+            *token = number(bytes, 0, self.width) as u32;
+        }
+    }
+
+    /// Tokens `start..start + count` as a vector.
+    ///
+    /// # Panics
+    ///
+    /// If they reach beyond the end.
+    pub fn tokens(&self, start: usize, count: usize) -> Vec<u32> {
+        let mut out = vec![0; count];
+        self.read(start, &mut out);
+        out
+    }
+}
+
+/// Writes a shard: documents go in, tokens are encoded in parallel and written in order.
+pub struct ShardWriter<'a> {
+    encoder: &'a Encoder,
+    separator: Option<u32>,
+    width: usize,
+    out: BufWriter<File>,
+    temporary: TemporaryFile,
+    hash: Sha256,
+    tokens: u64,
+    text_bytes: u64,
+    documents: u64,
+    /// Documents that wait to be encoded together.
+    pending: Vec<String>,
+    pending_bytes: usize,
+}
+
+impl<'a> ShardWriter<'a> {
+    /// Starts a shard that will be at `path`; `separator` goes between documents.
+    ///
+    /// # Errors
+    ///
+    /// A folder that cannot be written.
+    pub fn create(path: &Path, encoder: &'a Encoder, vocab_size: usize, separator: Option<u32>) -> Result<Self> {
+        let temporary = TemporaryFile::beside(path);
+        let file =
+            File::create(&temporary.path).with_context(|| format!("cannot write {}", temporary.path.display()))?;
+        let mut writer = ShardWriter {
+            encoder,
+            separator,
+            width: if vocab_size <= 1 << 16 { 2 } else { 4 },
+            out: BufWriter::with_capacity(1 << 20, file),
+            temporary,
+            hash: Sha256::new(),
+            tokens: 0,
+            text_bytes: 0,
+            documents: 0,
+            pending: Vec::new(),
+            pending_bytes: 0,
+        };
+        writer.out.write_all(&[0; HEADER]).with_context(|| writer.failure())?;
+        Ok(writer)
+    }
+
+    /// Adds a document.
+    ///
+    /// # Errors
+    ///
+    /// Text that the tokenizer cannot encode, a full disk.
+    pub fn add(&mut self, text: &str) -> Result<()> {
+        self.text_bytes += text.len() as u64;
+        if text.len() >= TOGETHER {
+            self.flush()?;
+            return self.encode(&[text]);
+        }
+        self.pending.push(text.to_string());
+        self.pending_bytes += text.len();
+        if self.pending_bytes >= TOGETHER { self.flush() } else { Ok(()) }
+    }
+
+    /// Writes the header, syncs, and gives the file its name.
+    ///
+    /// # Errors
+    ///
+    /// A full disk; no token at all.
+    pub fn finish(mut self, path: &Path, key: &[u8; 32]) -> Result<()> {
+        self.flush()?;
+        ensure!(self.tokens > 0, "the text holds no token");
+        let mut header = [0_u8; HEADER];
+        header[..8].copy_from_slice(MAGIC);
+        header[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        header[12..16].copy_from_slice(&(self.width as u32).to_le_bytes());
+        header[16..24].copy_from_slice(&self.tokens.to_le_bytes());
+        header[24..32].copy_from_slice(&self.text_bytes.to_le_bytes());
+        header[32..64].copy_from_slice(key);
+        self.hash.update(&header[..64]);
+        header[64..].copy_from_slice(&self.hash.clone().finalize());
+        let failure = self.failure();
+        self.out.seek(SeekFrom::Start(0)).with_context(|| failure.clone())?;
+        self.out.write_all(&header).with_context(|| failure.clone())?;
+        self.out.flush().with_context(|| failure.clone())?;
+        self.out.get_ref().sync_all().with_context(|| failure)?;
+        self.temporary.keep_as(path)
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let pending = std::mem::take(&mut self.pending);
+        self.pending_bytes = 0;
+        let documents: Vec<&str> = pending.iter().map(String::as_str).collect();
+        self.encode(&documents)
+    }
+
+    fn encode(&mut self, documents: &[&str]) -> Result<()> {
+        // The pieces, and for each whether a document starts with it.
+        let mut pieces: Vec<(&str, bool)> = Vec::new();
+        for document in documents {
+            let cut = self.encoder.pieces(document, PIECE);
+            pieces.extend(cut.into_iter().enumerate().map(|(place, piece)| (piece, place == 0)));
+        }
+        for group in pieces.chunks(PIECES_TOGETHER) {
+            let texts: Vec<&str> = group.iter().map(|(text, _)| *text).collect();
+            for (ids, (_, starts)) in self.encoder.encode(&texts)?.iter().zip(group) {
+                if *starts {
+                    let separator = self.separator.filter(|_| self.documents > 0);
+                    self.documents += 1;
+                    self.write(separator.as_slice())?;
+                }
+                self.write(ids)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, ids: &[u32]) -> Result<()> {
+        let mut bytes = Vec::with_capacity(ids.len() * self.width);
+        for id in ids {
+            match (self.width, u16::try_from(*id)) {
+                (2, Ok(id)) => bytes.extend_from_slice(&id.to_le_bytes()),
+                (2, Err(_)) => bail!("token {id} is beyond the vocabulary"),
+                _ => bytes.extend_from_slice(&id.to_le_bytes()),
+            }
+        }
+        self.hash.update(&bytes);
+        self.tokens += ids.len() as u64;
+        self.out.write_all(&bytes).with_context(|| self.failure())
+    }
+
+    fn failure(&self) -> String {
+        format!("cannot write {}; is the disk full?", self.temporary.path.display())
+    }
+}
+
+/// A file that is removed unless it is kept.
+struct TemporaryFile {
+    path: PathBuf,
+    kept: bool,
+}
+
+impl TemporaryFile {
+    /// A name in the same folder that no other process uses.
+    fn beside(path: &Path) -> TemporaryFile {
+        let mut name = path.file_name().unwrap_or_default().to_os_string();
+        // Threads of one process may prepare the same data too (tests do).
+        name.push(format!(".{}-{:?}.tmp", std::process::id(), std::thread::current().id()));
+        TemporaryFile { path: path.with_file_name(name), kept: false }
+    }
+
+    fn keep_as(mut self, path: &Path) -> Result<()> {
+        fs::rename(&self.path, path)
+            .with_context(|| format!("cannot rename {} to {}", self.path.display(), path.display()))?;
+        self.kept = true;
+        // The rename itself must survive a power cut; not every system can sync a folder.
+        if let Some(folder) = path.parent().and_then(|folder| File::open(folder).ok()) {
+            let _ = folder.sync_all();
+        }
+        Ok(())
+    }
+}
+
+impl Drop for TemporaryFile {
+    fn drop(&mut self) {
+        if !self.kept {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Writes bytes under a temporary name, syncs and renames.
+///
+/// # Errors
+///
+/// A folder that cannot be written, a full disk.
+pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    let temporary = TemporaryFile::beside(path);
+    let write = || -> std::io::Result<()> {
+        let mut file = File::create(&temporary.path)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    write().with_context(|| format!("cannot write {}; is the disk full?", temporary.path.display()))?;
+    temporary.keep_as(path)
+}
+
+/// The little-endian number of `width` bytes at `at`.
+fn number(bytes: &[u8], at: usize, width: usize) -> u64 {
+    bytes[at..at + width].iter().rev().fold(0, |sum, &byte| (sum << 8) | u64::from(byte))
+}
+
+const MAGIC: &[u8; 8] = b"BNTOKENS";
+const VERSION: u32 = 1;
+const HEADER: usize = 96;
+
+/// Documents are encoded together once they have so many bytes.
+const TOGETHER: usize = 4 << 20;
+
+/// A long document is encoded in pieces of about this many bytes.
+const PIECE: usize = 64 << 10;
+
+/// So many pieces are held as tokens before they are written.
+const PIECES_TOGETHER: usize = 16 << 10;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,253 @@
+//! Dataset repositories of the Hugging Face Hub, through its cache folder.
+//!
+//! `HF_HOME` says where the cache is (its subfolder `hub`), `HF_TOKEN` (or the token file of that
+//! folder) gives access to private repositories, `HF_ENDPOINT` names another server, and
+//! `HF_HUB_OFFLINE=1` uses the cache alone.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use hf_hub::api::sync::ApiBuilder;
+use hf_hub::{Cache, Repo, RepoType};
+
+use super::files;
+use crate::data::source::FileKind;
+
+/// What the environment says about the Hub.
+#[derive(Debug, Clone)]
+pub struct HubSettings {
+    /// The cache folder, shared with the Python tools.
+    pub cache: PathBuf,
+    /// The access token, where it is not in the cache folder.
+    pub token: Option<String>,
+    /// Another server than the public one.
+    pub endpoint: Option<String>,
+    /// Whether only the cache may be used.
+    pub offline: bool,
+}
+
+impl HubSettings {
+    /// Reads `HF_HOME`, `HF_TOKEN`, `HF_ENDPOINT` and `HF_HUB_OFFLINE`.
+    pub fn from_env() -> HubSettings {
+        let set = |key: &str| std::env::var(key).ok().filter(|value| !value.is_empty());
+        HubSettings {
+            cache: Cache::from_env().path().clone(),
+            token: set("HF_TOKEN"),
+            endpoint: set("HF_ENDPOINT"),
+            offline: set("HF_HUB_OFFLINE")
+                .is_some_and(|value| matches!(value.to_lowercase().as_str(), "1" | "true" | "yes" | "on")),
+        }
+    }
+}
+
+/// The local paths of the repository's files that match the patterns, sorted by name; downloads what is not cached.
+///
+/// # Errors
+///
+/// No connection, no such repository, nothing that matches, a file of unknown kind; offline, a miss in the cache.
+pub fn fetch(
+    settings: &HubSettings,
+    repo: &str,
+    revision: &str,
+    patterns: &[String],
+) -> Result<Vec<(PathBuf, FileKind)>> {
+    ensure!(
+        !patterns.is_empty(),
+        "data.source: `files` is empty; name files of {repo}, for example [\"data/*.parquet\"]"
+    );
+    let well_formed = |name: &str| {
+        !name.is_empty() && !name.starts_with('/') && !name.split('/').any(|part| part == ".." || part.is_empty())
+    };
+    ensure!(well_formed(repo), "data.source: `repo` must be owner/name, found `{repo}`");
+    ensure!(well_formed(revision), "data.source: `revision` must be a branch, tag or commit, found `{revision}`");
+    if settings.offline {
+        return from_cache(settings, repo, revision, patterns);
+    }
+    let cache = Cache::new(settings.cache.clone());
+    let mut builder = ApiBuilder::from_cache(cache.clone()).with_retries(3);
+    if let Some(token) = &settings.token {
+        builder = builder.with_token(Some(token.clone()));
+    }
+    if let Some(endpoint) = &settings.endpoint {
+        builder = builder.with_endpoint(endpoint.trim_end_matches('/').to_string());
+    }
+    let asked = Repo::with_revision(repo.to_string(), RepoType::Dataset, revision.to_string());
+    let api = builder.build().context("cannot set up the connection to the Hub")?;
+    let info = api.repo(asked.clone()).info().with_context(|| {
+        format!(
+            "cannot reach the dataset {repo} (revision {revision}) on the Hub. Is the name right, and the connection up? \
+             Private data needs HF_TOKEN; data already downloaded can be used with HF_HUB_OFFLINE=1"
+        )
+    })?;
+    let names: Vec<String> =
+        info.siblings.into_iter().map(|file| file.rfilename).filter(|name| well_formed(name)).collect();
+    let chosen = choose(names, repo, patterns)?;
+    // The commit rather than the branch: all files are of one version, whatever is pushed meanwhile.
+    let pinned = api.repo(Repo::with_revision(repo.to_string(), RepoType::Dataset, info.sha.clone()));
+    let mut out = Vec::new();
+    for (name, kind) in chosen {
+        let path = pinned.get(&name).with_context(|| format!("cannot download {name} of the dataset {repo}"))?;
+        out.push((path, kind));
+    }
+    cache.repo(asked).create_ref(&info.sha).with_context(|| format!("cannot write to {}", settings.cache.display()))?;
+    Ok(out)
+}
+
+fn from_cache(
+    settings: &HubSettings,
+    repo: &str,
+    revision: &str,
+    patterns: &[String],
+) -> Result<Vec<(PathBuf, FileKind)>> {
+    let cache = Cache::new(settings.cache.clone());
+    let asked = Repo::with_revision(repo.to_string(), RepoType::Dataset, revision.to_string());
+    let folder = settings.cache.join(asked.folder_name());
+    let pointer = folder.join("refs").join(revision);
+    let commit = std::fs::read_to_string(&pointer).unwrap_or_else(|_| revision.to_string());
+    let snapshot = cache.repo(asked).pointer_path(commit.trim());
+    if !snapshot.is_dir() {
+        bail!(
+            "the dataset {repo} (revision {revision}) is not in the cache {}, and HF_HUB_OFFLINE forbids a download. \
+             Unset HF_HUB_OFFLINE, or set HF_HOME to the folder that has it",
+            settings.cache.display()
+        );
+    }
+    let mut names = Vec::new();
+    files::walk(&snapshot, &mut |file: &Path| {
+        if let Ok(name) = file.strip_prefix(&snapshot) {
+            names.push(name.to_string_lossy().replace('\\', "/"));
+        }
+    })?;
+    let chosen =
+        choose(names, repo, patterns).context("HF_HUB_OFFLINE is set, so only the files in the cache are seen")?;
+    Ok(chosen.into_iter().map(|(name, kind)| (snapshot.join(name), kind)).collect())
+}
+
+fn choose(mut names: Vec<String>, repo: &str, patterns: &[String]) -> Result<Vec<(String, FileKind)>> {
+    names.sort();
+    for pattern in patterns {
+        if !names.iter().any(|name| matches(pattern, name)) {
+            let some = names.iter().take(8).cloned().collect::<Vec<_>>().join(", ");
+            bail!("data.source: no file of {repo} matches `{pattern}`; it has: {some}");
+        }
+    }
+    names.retain(|name| patterns.iter().any(|pattern| matches(pattern, name)));
+    names.into_iter().map(|name| kind_of(&name).map(|kind| (name, kind))).collect()
+}
+
+fn kind_of(name: &str) -> Result<FileKind> {
+    let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending);
+    [FileKind::Text, FileKind::Jsonl, FileKind::Parquet]
+        .into_iter()
+        .find(|kind| kind.endings().contains(&ending))
+        .with_context(|| format!("data.source: {name} is of no kind that can be read (txt, md, jsonl, parquet)"))
+}
+
+/// Whether a name matches a pattern: `*` within a folder, `**` across folders, `?` one character.
+fn matches(pattern: &str, name: &str) -> bool {
+    let (pattern, name) = (pattern.as_bytes(), name.as_bytes());
+    // reach[i]: the pattern read so far matches name[..i].
+    let mut reach = vec![false; name.len() + 1];
+    reach[0] = true;
+    let mut at = 0;
+    while at < pattern.len() {
+        if pattern[at] != b'*' {
+            let fits = |letter: u8| if pattern[at] == b'?' { letter != b'/' } else { letter == pattern[at] };
+            for end in (0..name.len()).rev() {
+                reach[end + 1] = reach[end] && fits(name[end]);
+            }
+            reach[0] = false;
+            at += 1;
+            continue;
+        }
+        let deep = pattern[at..].starts_with(b"**");
+        at += 1 + usize::from(deep);
+        // `**/` stands for any number of folders, none included.
+        let folders = deep && pattern.get(at) == Some(&b'/');
+        let entry = folders.then(|| reach.clone());
+        for end in 0..name.len() {
+            reach[end + 1] |= reach[end] && (deep || name[end] != b'/');
+        }
+        if let Some(entry) = entry {
+            at += 1;
+            for end in (0..name.len()).rev() {
+                reach[end + 1] = entry[end + 1] || (reach[end] && name[end] == b'/');
+            }
+            reach[0] = entry[0];
+        }
+    }
+    reach[name.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_match_as_shells_do() {
+        for (pattern, name, expected) in [
+            ("a.txt", "a.txt", true),
+            ("*.txt", "a.txt", true),
+            ("*.txt", "data/a.txt", false),
+            ("**.txt", "data/a.txt", true),
+            ("**/*.txt", "data/b/a.txt", true),
+            ("**/*.txt", "a.txt", true),
+            ("data/**/a.txt", "data/a.txt", true),
+            ("data/**/a.txt", "data/b/c/a.txt", true),
+            ("data/**/a.txt", "data/b/ca.txt", false),
+            ("data/*/train-*.parquet", "data/en/train-0001.parquet", true),
+            ("data/*/train-*.parquet", "data/en/test-0001.parquet", false),
+            ("data/?.txt", "data/a.txt", true),
+            ("data/?.txt", "data/ab.txt", false),
+            ("", "a", false),
+            ("*", "", true),
+        ] {
+            assert_eq!(matches(pattern, name), expected, "{pattern} {name}");
+        }
+    }
+
+    fn offline(cache: &Path) -> HubSettings {
+        HubSettings { cache: cache.to_path_buf(), token: None, endpoint: None, offline: true }
+    }
+
+    #[test]
+    fn offline_uses_the_cache_and_says_what_it_misses() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let repo = folder.path().join("datasets--some--data");
+        std::fs::create_dir_all(repo.join("refs")).expect("creates");
+        std::fs::write(repo.join("refs/main"), "abc123").expect("writes");
+        std::fs::create_dir_all(repo.join("snapshots/abc123/data")).expect("creates");
+        for name in ["data/b.jsonl", "data/a.txt", "README.md", "data/c.csv"] {
+            std::fs::write(repo.join("snapshots/abc123").join(name), "x").expect("writes");
+        }
+        let fetch = |name: &str, revision: &str, pattern: &str| {
+            fetch(&offline(folder.path()), name, revision, &[pattern.to_string()])
+        };
+        for revision in ["main", "abc123"] {
+            let found = fetch("some/data", revision, "data/[ab]*");
+            assert!(found.is_err(), "classes of characters are no pattern of ours");
+            let found = fetch("some/data", revision, "data/a*").expect("cached");
+            assert_eq!(found, vec![(repo.join("snapshots/abc123/data/a.txt"), FileKind::Text)]);
+        }
+        for (name, revision, pattern, said) in [
+            ("other/data", "main", "*", "HF_HUB_OFFLINE forbids a download"),
+            ("some/data", "v2", "*", "revision v2"),
+            ("some/data", "main", "*.parquet", "no file of some/data matches `*.parquet`"),
+            ("some/data", "main", "data/*.csv", "of no kind that can be read"),
+            ("../data", "main", "*", "must be owner/name"),
+        ] {
+            let error = format!("{:#}", fetch(name, revision, pattern).expect_err("must be refused"));
+            assert!(error.contains(said), "{error}");
+        }
+    }
+
+    #[test]
+    fn no_connection_is_said_plainly() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        // Nothing listens on the discard port of the machine itself.
+        let settings =
+            HubSettings { endpoint: Some("http://127.0.0.1:9".into()), offline: false, ..offline(folder.path()) };
+        let error = fetch(&settings, "some/data", "main", &["*.txt".to_string()]).expect_err("nobody listens");
+        assert!(format!("{error:#}").contains("cannot reach the dataset some/data"), "{error:#}");
+    }
+}

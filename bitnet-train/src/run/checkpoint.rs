@@ -1,0 +1,211 @@
+//! Everything a run needs to take the same next step: latent weights, moments, counters.
+//!
+//! Data order and other randomness are functions of the seed and the step, so they need no state of their own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use bitnet_model::ModelConfig;
+use bitnet_model::files::checkpoint::{self, TensorGroup, read_f32};
+use bitnet_model::files::tensors::{Dtype, OwnedTensor, TensorFile};
+use serde::{Deserialize, Serialize};
+
+use super::diagnostics::LastCodes;
+use super::folder::RunFolder;
+use crate::nn::parameters::Parameters;
+use crate::optim::{AdamW, AdamWConfig, Moments};
+
+const MODEL_FILE: &str = "model.safetensors";
+const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+const CODES_FILE: &str = "codes.safetensors";
+
+/// The counters of a run. Invariant: with the tensors beside it, this is all that the loop carries from step to step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    /// Format of this file.
+    pub version: u32,
+    /// Optimizer steps taken.
+    pub step: u64,
+    /// Tokens seen.
+    pub tokens: u64,
+    /// Lowest validation loss so far, and its step.
+    pub best: Option<Best>,
+    /// Fingerprint of the training tokens: a resume on other data is refused.
+    pub data: String,
+}
+
+/// A validation worth keeping.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Best {
+    /// The step after which it was measured.
+    pub step: u64,
+    /// Nats per token.
+    pub loss: f64,
+}
+
+/// Version that [`State::version`] must have.
+pub const VERSION: u32 = 1;
+
+/// What a checkpoint holds beside its [`State`].
+pub struct Contents<'a> {
+    /// Latent weights.
+    pub parameters: &'a Parameters,
+    /// Moments.
+    pub optimizer: &'a AdamW,
+    /// Codes of the last report.
+    pub codes: &'a LastCodes,
+}
+
+/// The newest checkpoint of a run.
+pub struct Latest {
+    /// Its folder.
+    pub path: PathBuf,
+    /// Its counters.
+    pub state: State,
+}
+
+impl Latest {
+    /// Finds the newest complete checkpoint of a run.
+    ///
+    /// # Errors
+    /// If there is none, or its state cannot be read.
+    pub fn find(folder: &RunFolder) -> Result<Self> {
+        let steps = list(&folder.checkpoints())?;
+        let step = steps.last().with_context(|| {
+            format!("{}: holds no checkpoint yet; begin again with --overwrite", folder.checkpoints().display())
+        })?;
+        Self::read(path_of(folder, *step))
+    }
+
+    /// The checkpoint in `path`.
+    ///
+    /// # Errors
+    /// If its state cannot be read.
+    pub fn read(path: PathBuf) -> Result<Self> {
+        let state: State = checkpoint::read_state(&path)?;
+        ensure!(
+            state.version == VERSION,
+            "{}: is a checkpoint of version {}, expected {VERSION}",
+            path.display(),
+            state.version
+        );
+        Ok(Self { path, state })
+    }
+
+    /// The optimizer as it was.
+    ///
+    /// # Errors
+    /// If the moments are missing or do not fit.
+    pub fn optimizer(&self, config: AdamWConfig, parameters: &Parameters) -> Result<AdamW> {
+        let (origin, bytes) = read_file(&self.path, OPTIMIZER_FILE)?;
+        let file = TensorFile::parse(&bytes, &origin)?;
+        let moments = |name: &str, shape: &[usize]| {
+            let moment = |kind| read_f32(&file, &format!("{kind}.{name}"), shape);
+            Ok(Moments { first: moment("first")?, second: moment("second")? })
+        };
+        AdamW::resume(config, parameters, moments, self.state.step)
+    }
+
+    /// The codes of the last report.
+    ///
+    /// # Errors
+    /// If the file is damaged.
+    pub fn codes(&self) -> Result<LastCodes> {
+        let (origin, bytes) = read_file(&self.path, CODES_FILE)?;
+        let file = TensorFile::parse(&bytes, &origin)?;
+        let read = |name: &str| -> Result<(String, Vec<i8>)> {
+            let view = file.view(name)?;
+            let bytes = file.bytes(name, Dtype::I8, view.shape())?;
+            Ok((name.to_owned(), bytes.iter().map(|&b| b as i8).collect()))
+        };
+        file.names().into_iter().map(read).collect()
+    }
+}
+
+/// The latent weights of a checkpoint.
+///
+/// # Errors
+/// If a tensor is missing or does not fit the configuration.
+pub fn load_parameters(path: &Path, config: &ModelConfig) -> Result<Parameters> {
+    let (origin, bytes) = read_file(path, MODEL_FILE)?;
+    let file = TensorFile::parse(&bytes, &origin)?;
+    Parameters::from_values(config, |name, shape| Ok(read_f32(&file, name, shape)?))
+}
+
+/// Writes a checkpoint and removes those that need not be kept.
+///
+/// # Errors
+/// If it cannot be written; earlier checkpoints are then untouched.
+pub fn save(
+    folder: &RunFolder,
+    state: &State,
+    contents: &Contents,
+    keep_last: usize,
+    keep_best: bool,
+) -> Result<PathBuf> {
+    let path = path_of(folder, state.step);
+    let (mut model, mut moments) = (Vec::new(), Vec::new());
+    for (name, var) in contents.parameters.iter() {
+        model.push((name.to_owned(), OwnedTensor::f32(var.dims(), &contents.parameters.values(name)?)));
+    }
+    for ((name, m), (_, var)) in contents.optimizer.moments().zip(contents.parameters.iter()) {
+        moments.push((format!("first.{name}"), OwnedTensor::f32(var.dims(), &m.first)));
+        moments.push((format!("second.{name}"), OwnedTensor::f32(var.dims(), &m.second)));
+    }
+    let codes = contents.codes.iter().map(|(name, codes)| {
+        let bytes = codes.iter().map(|&c| c as u8).collect();
+        (name.clone(), OwnedTensor { dtype: Dtype::I8, shape: vec![codes.len()], bytes })
+    });
+    let groups = [
+        TensorGroup { file_name: MODEL_FILE, tensors: model },
+        TensorGroup { file_name: OPTIMIZER_FILE, tensors: moments },
+        TensorGroup { file_name: CODES_FILE, tensors: codes.collect() },
+    ];
+    checkpoint::write(&path, &groups, state)?;
+    prune(folder, state, keep_last, keep_best)?;
+    Ok(path)
+}
+
+/// The folder of the checkpoint after `step` steps.
+pub fn path_of(folder: &RunFolder, step: u64) -> PathBuf {
+    folder.checkpoints().join(name_of(step))
+}
+
+fn prune(folder: &RunFolder, state: &State, keep_last: usize, keep_best: bool) -> Result<()> {
+    let steps = list(&folder.checkpoints())?;
+    let kept_from = steps.len().saturating_sub(keep_last);
+    let best = state.best.filter(|_| keep_best).map(|best| best.step);
+    for step in &steps[..kept_from] {
+        if Some(*step) != best {
+            let path = path_of(folder, *step);
+            fs::remove_dir_all(&path).with_context(|| format!("{}: cannot remove", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Steps of the complete checkpoints, ascending. A temporary folder has another name and does not count.
+fn list(checkpoints: &Path) -> Result<Vec<u64>> {
+    let entries = fs::read_dir(checkpoints).with_context(|| format!("{}: cannot read", checkpoints.display()))?;
+    let mut steps = Vec::new();
+    for entry in entries {
+        let name = entry.with_context(|| format!("{}: cannot read", checkpoints.display()))?.file_name();
+        steps.extend(name.to_str().and_then(|n| n.strip_prefix("step-")).and_then(|n| n.parse::<u64>().ok()));
+    }
+    steps.sort_unstable();
+    Ok(steps)
+}
+
+fn name_of(step: u64) -> String {
+    format!("step-{step:08}")
+}
+
+fn read_file(folder: &Path, name: &str) -> Result<(String, Vec<u8>)> {
+    let path = folder.join(name);
+    let origin = path.display().to_string();
+    let bytes = fs::read(&path).map_err(|e| anyhow!("{origin}: cannot read: {e}"))?;
+    Ok((origin, bytes))
+}

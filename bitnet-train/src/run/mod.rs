@@ -1,0 +1,17 @@
+//! A run: prepare, train, evaluate, save, resume.
+//!
+//! [`session`] is the loop, top to bottom; the other files are what it uses.
+
+mod checkpoint;
+mod diagnostics;
+mod environment;
+mod evaluate;
+mod events;
+mod folder;
+mod metrics;
+mod session;
+
+pub use checkpoint::{Latest, load_parameters};
+pub use environment::cpu_model;
+pub use folder::RunFolder;
+pub use session::{Outcome, export_run, resume, start};

@@ -1,0 +1,296 @@
+//! The loop: read it top to bottom.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result, bail, ensure};
+use bitnet_model::ModelConfig;
+use bitnet_model::tokenizer::Tokenizer;
+use serde_json::json;
+
+use super::checkpoint::{self, Best, Contents, Latest, State};
+use super::diagnostics::{self, LastCodes};
+use super::evaluate;
+use super::folder::RunFolder;
+use super::metrics::{Reporter, StepMetrics, TokenRate, ValidationMetrics};
+use super::{environment, load_parameters};
+use crate::config::{Run, RunConfig};
+use crate::data::tokenizer::BuiltTokenizer;
+use crate::data::{self, Batches, Prepared};
+use crate::export::export;
+use crate::nn::parameters::Parameters;
+use crate::nn::transformer::Transformer;
+use crate::optim::{AdamW, Gradients, Schedule};
+
+/// How a session ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// All steps were taken; the exported model, if one was asked for.
+    Finished(Option<PathBuf>),
+    /// A person stopped it; the checkpoint that was saved.
+    Interrupted(PathBuf),
+}
+
+/// Begins a run. `interrupt` ends it after the step in progress.
+///
+/// # Errors
+/// If the data, the folder or a step fails; then the last checkpoint stands.
+pub fn start(run: &Run, overwrite: bool, interrupt: &AtomicBool) -> Result<Outcome> {
+    let (prepared, config) = prepare(run)?;
+    let folder = RunFolder::create(&run.folder(), overwrite)?;
+    let environment = serde_json::to_string_pretty(&environment::describe(rayon::current_num_threads()))?;
+    folder.write("environment.json", &environment)?;
+    folder
+        .write("tokenizer.json", std::str::from_utf8(&prepared.tokenizer_json).context("a tokenizer.json is UTF-8")?)?;
+    // Last: a folder counts as a run from here on.
+    folder.write("config.toml", &toml::to_string_pretty(&run.config).context("a config prints")?)?;
+
+    let parameters = Parameters::initialize(&config, run.config.run.seed, run.config.model.init_std)?;
+    let optimizer = AdamW::new(run.config.optimizer.clone(), &parameters);
+    let codes = diagnostics::codes(&config, &parameters)?;
+    let state =
+        State { version: checkpoint::VERSION, step: 0, tokens: 0, best: None, data: prepared.train.fingerprint() };
+    Session { run, config, prepared, folder, parameters, optimizer, codes, state }.train(interrupt)
+}
+
+/// Continues a run from its newest checkpoint, exactly.
+///
+/// # Errors
+/// As [`start`], or if there is no checkpoint or the data is no longer the same.
+pub fn resume(root: &Path, interrupt: &AtomicBool) -> Result<Outcome> {
+    let folder = RunFolder::open(root)?;
+    let run = Run::read(&folder.config(), &[])?;
+    let latest = Latest::find(&folder)?;
+    let (prepared, config) = prepare(&run)?;
+    ensure!(
+        latest.state.data == prepared.train.fingerprint(),
+        "{}: the training data has changed since this checkpoint; put it back, or begin another run",
+        latest.path.display()
+    );
+    eprintln!("resuming {} at step {} of {}", root.display(), latest.state.step, run.config.train.steps);
+    let parameters = load_parameters(&latest.path, &config)?;
+    let optimizer = latest.optimizer(run.config.optimizer.clone(), &parameters)?;
+    let codes = latest.codes()?;
+    Session { run: &run, config, prepared, folder, parameters, optimizer, codes, state: latest.state }.train(interrupt)
+}
+
+/// Data and the network's configuration, with the checks that need both.
+fn prepare(run: &Run) -> Result<(Prepared, ModelConfig)> {
+    let prepared = data::prepare(&run.config.data, &run.config.tokenizer, &cache_folder(), &data::bar())?;
+    for fault in &prepared.rebuilt {
+        eprintln!("warning: {fault}");
+    }
+    let config = run.model_config(prepared.vocab_size, prepared.eos)?;
+    let tokenizer = Tokenizer::from_bytes(&prepared.tokenizer_json, "tokenizer.json")?;
+    if run.config.evaluation.sample_tokens > 0 {
+        let prompt = tokenizer.encode(&run.config.evaluation.prompt).context("`evaluation.prompt`")?;
+        ensure!(!prompt.is_empty(), "`evaluation.prompt` is empty, expected some text to begin the sample with");
+    }
+    Ok((prepared, config))
+}
+
+/// Where tokenizers and token shards are kept between runs: `BITNET_CACHE`, or `bitnet` in the user's cache folder.
+fn cache_folder() -> PathBuf {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("BITNET_CACHE")
+        .or_else(|| set("XDG_CACHE_HOME").map(|path| path.join("bitnet")))
+        .or_else(|| set("HOME").map(|path| path.join(".cache/bitnet")))
+        .unwrap_or_else(|| ".cache/bitnet".into())
+}
+
+/// A run in progress.
+struct Session<'a> {
+    run: &'a Run,
+    config: ModelConfig,
+    prepared: Prepared,
+    folder: RunFolder,
+    parameters: Parameters,
+    optimizer: AdamW,
+    codes: LastCodes,
+    state: State,
+}
+
+impl Session<'_> {
+    fn train(mut self, interrupt: &AtomicBool) -> Result<Outcome> {
+        let RunConfig { run, train, evaluation, checkpoint, .. } = &self.run.config;
+        let seq = train.sequence_length;
+        let model = Transformer::new(&self.config, &self.parameters, seq, self.run.estimator, self.run.ops.clone())?;
+        let batches = Batches::new(self.prepared.train.clone(), train.batch_size, seq, run.seed)?;
+        let schedule = Schedule::new(&self.run.config.schedule, &self.run.config.optimizer, train.steps);
+        let mut reporter = Reporter::new(&self.folder, self.state.step, train.steps)?;
+        reporter.say(&self.summary());
+        let mut rate = TokenRate::start();
+
+        while self.state.step < train.steps {
+            let step = self.state.step;
+            let due = |every: u64| every > 0 && (step + 1).is_multiple_of(every);
+
+            // One training step.
+            let mut gradients = Gradients::new();
+            let mut loss_sum = 0f64;
+            for micro in 0..train.gradient_accumulation {
+                let batch = batches.batch(step, micro);
+                let loss = model.loss(&batch.inputs, &batch.targets, train.batch_size)?;
+                let value = f64::from(loss.to_scalar::<f32>()?);
+                ensure!(value.is_finite(), "{}", self.broken(&format!("the loss is {value}")));
+                gradients.accumulate(&loss, &self.parameters)?;
+                loss_sum += value;
+            }
+            let (learning_rate, weight_decay) = (schedule.learning_rate(step), schedule.weight_decay(step));
+            let stepped = self.optimizer.step(
+                &self.parameters,
+                &gradients,
+                train.gradient_accumulation,
+                learning_rate,
+                weight_decay,
+            );
+            let gradient_norm = stepped.map_err(|e| e.context(self.broken("the step failed")))?;
+            self.state.step += 1;
+            self.state.tokens += self.run.tokens_per_step();
+            rate.add(self.run.tokens_per_step());
+            let loss = loss_sum / f64::from(train.gradient_accumulation);
+            reporter.tick(self.state.step, loss);
+
+            // Once in a while: report.
+            let last = self.state.step == train.steps;
+            if due(train.log_every) || last {
+                let tokens_per_second = rate.take();
+                let step = self.state.step;
+                reporter.step(&StepMetrics {
+                    step,
+                    loss,
+                    learning_rate,
+                    weight_decay,
+                    gradient_norm,
+                    tokens_per_second,
+                });
+                reporter.codes(step, &diagnostics::report(&self.config, &self.parameters, &mut self.codes)?);
+            }
+            // Once in a while: validate and speak.
+            let mut improved = false;
+            if due(evaluation.every) || last {
+                improved = self.validate(&model, &mut reporter)?;
+            }
+            // Once in a while: save.
+            let stopped = interrupt.load(Ordering::Relaxed);
+            if due(checkpoint.every) || last || stopped || (improved && checkpoint.keep_best) {
+                let path = self.save()?;
+                if stopped && !last {
+                    reporter.finish();
+                    return Ok(Outcome::Interrupted(path));
+                }
+            }
+            rate.skip();
+        }
+        reporter.finish();
+        self.finish()
+    }
+
+    /// Validates, reports, and tells whether this is the best so far.
+    fn validate(&mut self, model: &Transformer, reporter: &mut Reporter) -> Result<bool> {
+        let RunConfig { train, evaluation, export, run, .. } = &self.run.config;
+        let seq = train.sequence_length;
+        let loss = evaluate::validation_loss(
+            model,
+            &self.prepared.validation,
+            seq,
+            train.batch_size,
+            evaluation.windows,
+            |done, all| reporter.progress_of_validation(done, all),
+        )?;
+        let step = self.state.step;
+        let bits_per_byte = loss / std::f64::consts::LN_2 / self.prepared.bytes_per_token_valid;
+        reporter.validation(&ValidationMetrics { step, loss, bits_per_byte });
+        if evaluation.sample_tokens > 0 {
+            let tokenizer = Tokenizer::from_bytes(&self.prepared.tokenizer_json, "tokenizer.json")?;
+            let float_type = export.float_type;
+            let text = evaluate::sample(&self.config, &self.parameters, &tokenizer, evaluation, float_type, run.seed)?;
+            reporter.sample(step, &text);
+        }
+        let improved = self.state.best.is_none_or(|best| loss < best.loss);
+        if improved {
+            self.state.best = Some(Best { step, loss });
+        }
+        Ok(improved)
+    }
+
+    fn save(&self) -> Result<PathBuf> {
+        let keep = &self.run.config.checkpoint;
+        let contents = Contents { parameters: &self.parameters, optimizer: &self.optimizer, codes: &self.codes };
+        checkpoint::save(&self.folder, &self.state, &contents, keep.keep_last, keep.keep_best)
+    }
+
+    fn finish(self) -> Result<Outcome> {
+        let settings = &self.run.config.export;
+        let exported = settings.at_end.then(|| self.folder.model());
+        if let Some(path) = &exported {
+            export(path, &self.config, &self.parameters, settings.float_type, self.prepared.tokenizer_json.clone())?;
+        }
+        let result = json!({
+            "steps": self.state.step,
+            "tokens": self.state.tokens,
+            "parameters": self.config.parameters(),
+            "best": self.state.best,
+        });
+        self.folder.write("result.json", &serde_json::to_string_pretty(&result)?)?;
+        Ok(Outcome::Finished(exported))
+    }
+
+    /// One paragraph on what is about to happen.
+    fn summary(&self) -> String {
+        let train = &self.run.config.train;
+        format!(
+            "{}: {:.2} M parameters ({:.2} M in projections: {:?}), {} training tokens, vocabulary {}\n\
+             {} steps of {} tokens on {} threads, {} ops, in {}",
+            self.run.config.run.name,
+            self.config.parameters() as f64 / 1e6,
+            self.config.projection_parameters() as f64 / 1e6,
+            self.config.quantization,
+            self.prepared.train.len(),
+            self.config.vocab_size,
+            train.steps,
+            self.run.tokens_per_step(),
+            rayon::current_num_threads(),
+            self.run.ops.name(),
+            self.folder.root().display(),
+        )
+    }
+
+    /// What to say when a step cannot be taken.
+    fn broken(&self, what: &str) -> String {
+        let step = self.state.step + 1;
+        match Latest::find(&self.folder) {
+            Ok(latest) => format!(
+                "step {step}: {what}; the last good checkpoint is {} (step {}): lower optimizer.learning_rate in {} and \
+                 `bitnet-train resume {}`",
+                latest.path.display(),
+                latest.state.step,
+                self.folder.config().display(),
+                self.folder.root().display()
+            ),
+            Err(_) => format!("step {step}: {what}; there is no checkpoint yet: lower optimizer.learning_rate"),
+        }
+    }
+}
+
+/// Exports a checkpoint of a run: the newest, or that of `step`.
+///
+/// # Errors
+/// If there is no such checkpoint or the folder cannot be written.
+pub fn export_run(root: &Path, step: Option<u64>, out: &Path) -> Result<()> {
+    let folder = RunFolder::open(root)?;
+    let run = Run::read(&folder.config(), &[])?;
+    let latest = match step {
+        Some(step) => Latest::read(checkpoint::path_of(&folder, step))?,
+        None => Latest::find(&folder)?,
+    };
+    let tokenizer_json = bitnet_model::files::read_bounded(&folder.tokenizer(), 64 << 20)?;
+    let tokenizer =
+        BuiltTokenizer::from_json(tokenizer_json.clone()).with_context(|| folder.tokenizer().display().to_string())?;
+    let config = run.model_config(tokenizer.vocab_size, tokenizer.eos)?;
+    let parameters = load_parameters(&latest.path, &config)?;
+    if out.exists() && !out.join("config.json").exists() {
+        bail!("{}: exists and is no model folder; choose another --out", out.display());
+    }
+    export(out, &config, &parameters, run.config.export.float_type, tokenizer_json)
+}
