@@ -114,7 +114,8 @@ pub struct ModelSection {
 pub struct QuantizationSection {
     /// `ternary`, `binary`, `int8`, `int4` or `none`.
     pub weight: String,
-    /// `int8` or `none`.
+    /// `int8`, `none`, or `auto`: `int8` where weights are quantized, so that `weight = "none"` alone is a full-precision
+    /// model.
     pub activation: String,
     /// Gradient of the weight quantizer: `ste` or `clipped-ste`.
     pub estimator: String,
@@ -122,7 +123,7 @@ pub struct QuantizationSection {
 
 impl Default for QuantizationSection {
     fn default() -> Self {
-        Self { weight: "ternary".into(), activation: "int8".into(), estimator: "ste".into() }
+        Self { weight: "ternary".into(), activation: "auto".into(), estimator: "ste".into() }
     }
 }
 

@@ -50,6 +50,9 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
 /// Those of `fill`, or if a folder cannot be created or renamed; an earlier folder at `path` is then untouched.
 pub fn write_folder_atomic<E: From<Error>>(path: &Path, fill: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
     let (temporary, old) = (sibling(path, "tmp"), sibling(path, "old"));
+    if path.exists() && !path.is_dir() {
+        return Err(Error::format(&path.display().to_string(), "is a file, expected a folder or nothing").into());
+    }
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(Error::io(parent, "create"))?;
     // A leftover of a process that was killed here before.

@@ -26,7 +26,9 @@ impl<'a> TensorFile<'a> {
     /// What is wrong with the header: truncated, oversized, overlapping or out-of-range tensors.
     pub fn parse(bytes: &'a [u8], origin: &str) -> Result<Self> {
         let bad = |e: safetensors::SafeTensorError| {
-            Error::format(origin, format!("is not a valid safetensors file of {} bytes: {e}", bytes.len()))
+            // A message may quote names from the file; escaped, they can neither break the line nor move the cursor.
+            let reason = e.to_string().escape_debug().to_string();
+            Error::format(origin, format!("is not a valid safetensors file of {} bytes: {reason}", bytes.len()))
         };
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(bad)?;
         let metadata = header.metadata().clone().unwrap_or_default();

@@ -1,5 +1,6 @@
 //! The command line: what a person types, turned into calls of the library.
 
+mod environment;
 mod export;
 mod run;
 mod stories;

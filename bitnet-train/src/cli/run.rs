@@ -10,6 +10,8 @@ use bitnet_train::config::Run;
 use bitnet_train::run::{self, Outcome};
 use clap::Args;
 
+use super::environment;
+
 /// Arguments of `run`.
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -43,6 +45,7 @@ impl RunArgs {
     /// As [`run::start`].
     pub fn run(self) -> Result<ExitCode> {
         let run = Run::read(&self.config, &self.assignments)?;
+        environment::settle(run.config.run.threads)?;
         start_threads(run.config.run.threads)?;
         let outcome = run::start(&run, self.overwrite, &*interrupt_flag()?)?;
         Ok(report(&run.folder(), &outcome))
@@ -56,7 +59,9 @@ impl ResumeArgs {
     /// As [`run::resume`].
     pub fn run(self) -> Result<ExitCode> {
         let config = run::RunFolder::open(&self.run)?.config();
-        start_threads(Run::read(&config, &[])?.config.run.threads)?;
+        let threads = Run::read(&config, &[])?.config.run.threads;
+        environment::settle(threads)?;
+        start_threads(threads)?;
         let outcome = run::resume(&self.run, &*interrupt_flag()?)?;
         Ok(report(&self.run, &outcome))
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow, bail};
 use bitnet_model::ModelConfig;
 use bitnet_model::config::{Quantization, Storage};
-use bitnet_model::files;
+use bitnet_model::{files, quant};
 
 use super::{RunConfig, overrides};
 use crate::nn::estimator::{self, Estimator};
@@ -60,8 +60,13 @@ impl Run {
         let ops = ops::by_name(&config.run.ops).map_err(|e| fail("run.ops", e))?;
         let estimator =
             estimator::by_name(&config.quantization.estimator).map_err(|e| fail("quantization.estimator", e))?;
-        let quantization = Quantization::by_name(&config.quantization.weight, &config.quantization.activation)
-            .map_err(|e| fail("quantization", e))?;
+        let activation = match (config.quantization.activation.as_str(), config.quantization.weight.as_str()) {
+            ("auto", quant::NONE) => quant::NONE,
+            ("auto", _) => "int8",
+            (name, _) => name,
+        };
+        let quantization =
+            Quantization::by_name(&config.quantization.weight, activation).map_err(|e| fail("quantization", e))?;
         for (key, value) in [
             ("train.steps", config.train.steps),
             ("train.batch_size", config.train.batch_size as u64),

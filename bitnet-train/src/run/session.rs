@@ -81,6 +81,11 @@ fn prepare(run: &Run) -> Result<(Prepared, ModelConfig)> {
         eprintln!("warning: {fault}");
     }
     let config = run.model_config(prepared.vocab_size, prepared.eos)?;
+    // Before a folder exists: sequences that fit both shards.
+    let train = &run.config.train;
+    Batches::new(prepared.train.clone(), train.batch_size, train.sequence_length, run.config.run.seed)
+        .context("training data")?;
+    data::windows(&prepared.validation, train.sequence_length).context("validation data")?;
     let tokenizer = Tokenizer::from_bytes(&prepared.tokenizer_json, "tokenizer.json")?;
     if run.config.evaluation.sample_tokens > 0 {
         let prompt = tokenizer.encode(&run.config.evaluation.prompt).context("`evaluation.prompt`")?;

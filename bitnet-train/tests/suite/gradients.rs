@@ -16,16 +16,22 @@ use rand::Rng;
 use crate::definitions;
 use crate::support::{differentiate, every_ops, flat, random, spec, variable};
 
+/// Numbers and their shape.
+type Input = (Vec<f32>, Vec<usize>);
+
+/// An op on tensors, by any implementation.
+type Compute<'a> = &'a dyn Fn(&dyn Ops, &[Tensor]) -> Result<Tensor>;
+
 /// An op on inputs, and what it is.
 struct Case<'a> {
     name: String,
-    inputs: Vec<(Vec<f32>, Vec<usize>)>,
-    compute: &'a dyn Fn(&dyn Ops, &[Tensor]) -> Result<Tensor>,
+    inputs: Vec<Input>,
+    compute: Compute<'a>,
     definition: &'a dyn Fn(&[Vec<f64>]) -> Vec<f64>,
 }
 
 /// Inputs of standard deviation 1 with these shapes.
-fn inputs(seed: u64, shapes: &[&[usize]]) -> Vec<(Vec<f32>, Vec<usize>)> {
+fn inputs(seed: u64, shapes: &[&[usize]]) -> Vec<Input> {
     let numbered = shapes.iter().enumerate();
     numbered.map(|(i, shape)| (random(seed + i as u64, shape.iter().product()), shape.to_vec())).collect()
 }
@@ -175,17 +181,16 @@ fn an_unquantized_bit_linear_has_the_gradient_of_a_product() {
 /// neither.
 #[test]
 fn a_second_backward_pass_is_right_or_refused() {
-    type Compute = fn(&dyn Ops, &[Tensor]) -> Result<Tensor>;
-    let cases: [(&str, Vec<(Vec<f32>, Vec<usize>)>, Compute); 4] = [
-        ("attention", inputs(1, &[&[1, 5, 8], &[1, 5, 4], &[1, 5, 4]]), |ops, x| {
+    let cases: [(&str, Vec<Input>, Compute); 4] = [
+        ("attention", inputs(1, &[&[1, 5, 8], &[1, 5, 4], &[1, 5, 4]]), &|ops, x| {
             let rope = Arc::new(RopeTable::new(5, 4, 10_000.0));
             ops.attention(&x[0], &x[1], &x[2], &AttentionSpec { heads: 2, kv_heads: 1, head_dim: 4, rope })
         }),
-        ("bit_linear", inputs(1, &[&[1, 4, 6], &[5, 6]]), |ops, x| {
+        ("bit_linear", inputs(1, &[&[1, 4, 6], &[5, 6]]), &|ops, x| {
             ops.bit_linear(&x[0], &x[1], &spec("ternary", "int8", "ste"))
         }),
-        ("rms_norm", inputs(1, &[&[1, 4, 6], &[6]]), |ops, x| ops.rms_norm(&x[0], &x[1], 1e-5)),
-        ("cross_entropy", inputs(1, &[&[1, 4, 6], &[9, 6]]), |ops, x| ops.cross_entropy(&x[0], &x[1], &[1, 2, 3, 8])),
+        ("rms_norm", inputs(1, &[&[1, 4, 6], &[6]]), &|ops, x| ops.rms_norm(&x[0], &x[1], 1e-5)),
+        ("cross_entropy", inputs(1, &[&[1, 4, 6], &[9, 6]]), &|ops, x| ops.cross_entropy(&x[0], &x[1], &[1, 2, 3, 8])),
     ];
     for (name, inputs, compute) in cases {
         for ops in every_ops() {

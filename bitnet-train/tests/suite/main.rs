@@ -1,9 +1,13 @@
 //! One test binary for the crate: what the trainer computes, held against independent truths.
 
 mod agreement;
+mod configs;
 mod definitions;
+mod end_to_end;
 mod gradients;
 mod overfit;
 mod parity;
 mod reference_model;
+mod resume;
 mod support;
+mod tiny;

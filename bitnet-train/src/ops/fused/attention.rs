@@ -23,8 +23,8 @@ const BLOCK: usize = 64;
 
 pub(super) struct Attention {
     spec: AttentionSpec,
-    /// `log(sum(exp(S)))` of every query, `[b, kv_head, group, t]`.
-    log_sums: Mutex<Vec<f32>>,
+    /// `log(sum(exp(S)))` of every query, `[b, kv_head, group, t]`; taken by the backward pass.
+    log_sums: Mutex<Option<Vec<f32>>>,
 }
 
 /// Sizes, and where a head lies in a row.
@@ -189,7 +189,7 @@ impl CustomOp3 for Attention {
             }
             log_sums.extend_from_slice(sums);
         }
-        *self.log_sums.lock().expect("no panic while held") = log_sums;
+        *self.log_sums.lock().expect("no panic while held") = Some(log_sums);
         Ok((CpuStorage::F32(out), l1.shape().clone()))
     }
 
@@ -202,10 +202,12 @@ impl CustomOp3 for Attention {
         d_out: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (b, s) = self.sizes(q.dims(), k.dims(), v.dims())?;
-        let log_sums = std::mem::take(&mut *self.log_sums.lock().expect("no panic while held"));
+        let Some(log_sums) = self.log_sums.lock().expect("no panic while held").take() else {
+            bail!("attention: a second backward pass on the same graph");
+        };
         let d_out = d_out.contiguous()?;
         let (qv, kv, vv, ov, dv) = (values(q)?, values(k)?, values(v)?, values(out)?, values(&d_out)?);
-        let (q_all, k_all, v_all, o_all, d_all): (&[f32], &[f32], &[f32], &[f32], &[f32]) = (&qv, &kv, &vv, &ov, &dv);
+        let [q_all, k_all, v_all, o_all, d_all]: [&[f32]; 5] = [&qv, &kv, &vv, &ov, &dv];
         let results: Vec<_> = (0..b * s.kv_heads)
             .into_par_iter()
             .map(|task| {

@@ -84,7 +84,7 @@ impl CustomOp2 for CrossEntropy {
         dloss: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let Some((mut dx, mut dhead)) = self.gradients.lock().expect("no panic while held").take() else {
-            bail!("cross-entropy: backward without gradients from forward");
+            bail!("cross-entropy: a second backward pass on the same graph, or one without gradients from forward");
         };
         let factor = dloss.to_scalar::<f32>()?;
         if factor != 1.0 {

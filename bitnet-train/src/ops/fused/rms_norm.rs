@@ -11,8 +11,8 @@ use crate::ops::values::{operand, tensor_like, values};
 
 pub(super) struct RmsNorm {
     eps: f32,
-    /// The inverse root mean square of each row.
-    inverses: Mutex<Vec<f32>>,
+    /// The inverse root mean square of each row; taken by the backward pass.
+    inverses: Mutex<Option<Vec<f32>>>,
 }
 
 impl RmsNorm {
@@ -40,12 +40,14 @@ impl CustomOp2 for RmsNorm {
                 *inverse = rms_norm_row(x, weight, self.eps, y);
             }
         });
-        *self.inverses.lock().expect("no panic while held") = inverses;
+        *self.inverses.lock().expect("no panic while held") = Some(inverses);
         Ok((CpuStorage::F32(y), l1.shape().clone()))
     }
 
     fn bwd(&self, x: &Tensor, weight: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let inverses = std::mem::take(&mut *self.inverses.lock().expect("no panic while held"));
+        let Some(inverses) = self.inverses.lock().expect("no panic while held").take() else {
+            bail!("rms-norm: a second backward pass on the same graph");
+        };
         let dy = dy.contiguous()?;
         let (x_values, weight_values, dy) = (values(x)?, values(weight)?, values(&dy)?);
         // Through Deref once: the closures below need plain slices.

@@ -1,25 +1,7 @@
 //! Loops over rows and elements, written once and compiled for each instruction set.
 
-use bitnet_model::quant::rescale;
-
 use super::softmax::exp;
 use super::{lane_sum, multiversion};
-
-multiversion! {
-/// Integer sums that are exact in f32 (row-major `[tokens, scales.len() or any]`) become outputs, one token at a time:
-/// `rescale(sum, step, scale)` with one scale or one per column.
-pub fn rescale_row(sums: &mut [f32], step: f32, scales: &[f32]) {
-    if let [scale] = *scales {
-        for v in sums.iter_mut() {
-            *v = rescale(*v as i32, step, scale);
-        }
-    } else {
-        for (v, &scale) in sums.iter_mut().zip(scales) {
-            *v = rescale(*v as i32, step, scale);
-        }
-    }
-}
-}
 
 multiversion! {
 /// `out = code * factor`.

@@ -1,0 +1,95 @@
+//! Every shipped config loads, and every lie in one is refused with the file, the key and the reason.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use bitnet_train::config::{Run, RunConfig};
+
+use crate::tiny;
+
+#[test]
+fn every_shipped_config_resolves_and_round_trips() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");
+    let mut found = 0;
+    for entry in fs::read_dir(&folder).expect("configs") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_none_or(|e| e != "toml") {
+            continue;
+        }
+        let run = Run::read(&path, &[]).unwrap_or_else(|e| panic!("{e:#}"));
+        assert_eq!(path.file_stem().and_then(|s| s.to_str()), Some(run.config.run.name.as_str()), "name of {path:?}");
+        let text = toml::to_string_pretty(&run.config).expect("prints");
+        assert_eq!(toml::from_str::<RunConfig>(&text).expect("own output"), run.config);
+        found += 1;
+    }
+    assert!(found >= 4, "only {found} configs");
+}
+
+#[test]
+fn lies_in_a_config_are_refused_before_any_work() {
+    let root = tempfile::tempdir().expect("temp dir");
+    let path = root.path().join("tiny.toml");
+    fs::write(&path, tiny::config(root.path(), 10)).expect("written");
+    for (assignment, expected) in [
+        ("train.stpes=3", "unknown field `stpes`"),
+        ("train.steps=ten", "invalid type: string \"ten\""),
+        ("train.steps=0", "`train.steps` is 0, expected at least 1"),
+        ("model.num_attention_heads=3", "`model.num_attention_heads` is 3, which does not divide hidden_size = 32"),
+        ("model.num_key_value_heads=3", "`num_key_value_heads` is 3, which does not divide num_attention_heads = 4"),
+        ("model.hidden_act=gelu", "unknown variant `gelu`"),
+        ("quantization.weight=trinary", "is `trinary`, expected one of: none, ternary"),
+        ("quantization.estimator=magic", "`quantization.estimator` is `magic`, expected one of: ste, clipped-ste"),
+        ("run.ops=fast", "`run.ops` is `fast`, expected `fused` or `reference`"),
+        ("run.name=../x", "`run.name` is `../x`, expected a plain folder name"),
+        ("optimizer.learning_rate=-1", "`optimizer.learning_rate` is -1, expected 0 to 10"),
+        ("schedule.warmup_steps=10", "`schedule.warmup_steps` is 10, expected fewer than train.steps = 10"),
+        ("schedule.type=magic", "unknown variant `magic`"),
+        ("train.sequence_length=1000000", "a sequence of 1000000 tokens needs 1000001 tokens of data"),
+        ("data.source.type=text", "missing field `path`"),
+        ("tokenizer.vocab_size=3", "vocab"),
+        ("steps", "expected KEY=VALUE"),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_bitnet-train"))
+            .args(["run", &path.display().to_string(), "--set", assignment])
+            .output()
+            .expect("starts");
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{assignment}: {message}");
+        assert!(message.contains(expected), "{assignment}: {message}");
+        assert_eq!(message.trim_end().lines().count(), 1, "{assignment}: {message}");
+        assert!(message.starts_with("error: "), "{assignment}: {message}");
+        assert!(!root.path().join("tiny/config.toml").exists(), "{assignment} left a run folder behind");
+    }
+}
+
+#[test]
+fn lies_in_data_are_refused_with_one_line() {
+    let root = tempfile::tempdir().expect("temp dir");
+    let path = root.path().join("tiny.toml");
+    fs::write(&path, tiny::config(root.path(), 10)).expect("written");
+    let file = |name: &str, bytes: &[u8]| {
+        let path = root.path().join(name);
+        fs::write(&path, bytes).expect("written");
+        path.display().to_string()
+    };
+    let (empty, binary) = (file("empty.txt", b""), file("binary.txt", &[b'a', 0xff, 0xfe, 0]));
+    let (lines, tokenizer) = (file("bad.jsonl", b"{\"text\": \"a\"}\n{\"text\": 3}\n"), file("tokenizer.json", b"{}"));
+    for (kind, key, value, expected) in [
+        ("text", "data.source.path", empty.as_str(), "empty"),
+        ("text", "data.source.path", binary.as_str(), "binary.txt"),
+        ("text", "data.source.path", "no-such-file.txt", "no-such-file.txt"),
+        ("jsonl", "data.source.path", lines.as_str(), "bad.jsonl"),
+        ("", "tokenizer.path", tokenizer.as_str(), "tokenizer.json"),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bitnet-train"));
+        command.args(["run", &path.display().to_string()]);
+        let kind = if kind.is_empty() { "tokenizer.type=file".to_owned() } else { format!("data.source.type={kind}") };
+        command.args(["--set", &kind, "--set", &format!("{key}={value}")]);
+        let output = command.output().expect("starts");
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{value}: {message}");
+        assert!(message.contains(expected), "{value}: {message}");
+        assert_eq!(message.trim_end().lines().count(), 1, "{value}: {message}");
+    }
+}

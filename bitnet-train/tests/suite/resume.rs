@@ -1,0 +1,109 @@
+//! A run that is killed and resumed takes the same steps as one that is left alone, bit for bit.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use bitnet_train::run::{self, Outcome};
+
+use crate::tiny;
+
+const STEPS: u64 = 300;
+
+fn spawn(arguments: &[&str]) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bitnet-train"));
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.spawn().expect("starts")
+}
+
+fn finish(child: Child) {
+    let output = child.wait_with_output().expect("ends");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn config_in(folder: &Path) -> String {
+    let path = folder.join("tiny.toml");
+    fs::write(&path, tiny::config(folder, STEPS)).expect("written");
+    path.display().to_string()
+}
+
+#[test]
+fn a_killed_run_resumes_exactly() {
+    let (alone, killed) = (tempfile::tempdir().expect("temp dir"), tempfile::tempdir().expect("temp dir"));
+    finish(spawn(&["run", &config_in(alone.path())]));
+
+    let folder = killed.path().join("tiny");
+    let mut child = spawn(&["run", &config_in(killed.path())]);
+    let started = Instant::now();
+    while tiny::metrics(&folder, "train").len() < 12 {
+        assert!(started.elapsed() < Duration::from_secs(120), "no twelve steps in two minutes");
+        assert!(child.try_wait().expect("a child").is_none(), "ended before it could be killed");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().expect("SIGKILL");
+    child.wait().expect("ends");
+    let before = tiny::metrics(&folder, "train").len() as u64;
+    assert!(before < STEPS, "killed too late to show anything");
+
+    finish(spawn(&["resume", &folder.display().to_string()]));
+    for kind in ["train", "codes", "validation"] {
+        let (expected, found) = (tiny::metrics(&alone.path().join("tiny"), kind), tiny::metrics(&folder, kind));
+        assert!(!expected.is_empty());
+        assert_eq!(expected, found, "{kind} differs between the uninterrupted and the resumed run");
+    }
+    let weights = |root: &Path| fs::read(root.join("tiny/model/model.safetensors")).expect("exported");
+    assert!(weights(alone.path()) == weights(killed.path()), "the exported weights differ");
+}
+
+#[test]
+fn an_interrupt_saves_after_the_step_and_says_where() {
+    let root = tempfile::tempdir().expect("temp dir");
+    let run = tiny::run(root.path(), 8, &[]);
+    let Outcome::Interrupted(path) = run::start(&run, false, &AtomicBool::new(true)).expect("runs") else {
+        panic!("expected an interrupted run");
+    };
+    assert!(path.ends_with("checkpoints/step-00000001"), "{}", path.display());
+    let Outcome::Finished(Some(model)) = run::resume(&run.folder(), &AtomicBool::new(false)).expect("resumes") else {
+        panic!("expected a finished run");
+    };
+    assert!(model.join("config.json").exists());
+    assert_eq!(tiny::metrics(&run.folder(), "train").len(), 8);
+}
+
+#[test]
+fn other_data_and_missing_checkpoints_are_refused() {
+    let root = tempfile::tempdir().expect("temp dir");
+    let run = tiny::run(root.path(), 8, &[]);
+    run::start(&run, false, &AtomicBool::new(true)).expect("runs");
+    let config = run.folder().join("config.toml");
+    let text = fs::read_to_string(&config).expect("config");
+    fs::write(&config, text.replace("count = 60", "count = 61")).expect("written");
+    let message = run::resume(&run.folder(), &AtomicBool::new(false)).expect_err("other data").to_string();
+    assert!(message.contains("the training data has changed since this checkpoint"), "{message}");
+
+    fs::write(&config, text).expect("written");
+    fs::remove_dir_all(run.folder().join("checkpoints/step-00000001")).expect("removed");
+    let message = run::resume(&run.folder(), &AtomicBool::new(false)).expect_err("no checkpoint").to_string();
+    assert!(message.contains("holds no checkpoint yet"), "{message}");
+    let message = run::start(&run, false, &AtomicBool::new(false)).expect_err("a run is there").to_string();
+    assert!(message.contains("already holds a run") && message.contains("--overwrite"), "{message}");
+}
+
+#[test]
+fn a_loss_that_is_not_a_number_stops_the_run_and_names_the_checkpoint() {
+    let root = tempfile::tempdir().expect("temp dir");
+    let run = tiny::run(root.path(), 8, &[]);
+    run::start(&run, false, &AtomicBool::new(true)).expect("runs");
+    // The file ends with the numbers of its last tensor, a norm; one of them that is no number spoils every loss.
+    let weights = run.folder().join("checkpoints/step-00000001/model.safetensors");
+    let mut bytes = fs::read(&weights).expect("weights");
+    let end = bytes.len();
+    bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    fs::write(&weights, bytes).expect("written");
+    let error = run::resume(&run.folder(), &AtomicBool::new(false)).expect_err("no number");
+    let message = format!("{error:#}");
+    assert!(message.contains("step 2: the loss is NaN"), "{message}");
+    assert!(message.contains("the last good checkpoint is") && message.contains("(step 1)"), "{message}");
+}
