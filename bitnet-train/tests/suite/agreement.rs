@@ -9,7 +9,7 @@ use candle_core::{Result, Tensor};
 use proptest::prelude::*;
 
 use crate::support::{
-    ACTIVATION_SCHEMES, ESTIMATORS, WEIGHT_SCHEMES, differentiate, every_ops, random, relative, spec, tensor,
+    activation_schemes, differentiate, estimators, every_ops, random, relative, spec, tensor, weight_schemes,
 };
 
 /// Both implementations on the same inputs: outputs and all gradients within [`TOLERANCE`] in norm.
@@ -78,9 +78,9 @@ proptest! {
     #[test]
     fn bit_linears_agree_under_every_scheme(b in 1usize..3, t in 1usize..40, n in 1usize..70, k in 1usize..150, seed in any::<u64>()) {
         let inputs = [input(seed, &[b, t, k]), input(seed ^ 1, &[n, k])];
-        for weight in WEIGHT_SCHEMES {
-            for activation in ACTIVATION_SCHEMES {
-                for estimator in ESTIMATORS {
+        for weight in weight_schemes() {
+            for activation in activation_schemes() {
+                for estimator in estimators() {
                     let what = format!("bit_linear {weight}/{activation}/{estimator}");
                     let spec = spec(weight, activation, estimator);
                     check_agreement(&what, &inputs, [(k as f64).sqrt(), 0.5], |ops, x| ops.bit_linear(&x[0], &x[1], &spec));
@@ -120,9 +120,9 @@ fn bit_linear_has_the_gradient_that_its_estimator_says() {
     let (t, n, k) = (13, 9, 31);
     let (x, w) = (input(1, &[1, t, k]), input(2, &[n, k]));
     let r = random(5, t * n);
-    for weight in WEIGHT_SCHEMES {
-        for activation in ACTIVATION_SCHEMES {
-            for estimator in ESTIMATORS {
+    for weight in weight_schemes() {
+        for activation in activation_schemes() {
+            for estimator in estimators() {
                 let what = format!("{weight}/{activation}/{estimator}");
                 let spec = spec(weight, activation, estimator);
                 let x_q = dequantized_inputs(spec.quantization.activation, &x.0, k);

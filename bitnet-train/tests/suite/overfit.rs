@@ -8,7 +8,7 @@ use bitnet_train::nn::transformer::Transformer;
 use bitnet_train::ops;
 use bitnet_train::optim::{AdamW, AdamWConfig, Gradients};
 
-use crate::support::WEIGHT_SCHEMES;
+use crate::support::weight_schemes;
 
 const SEQ: usize = 24;
 const BATCH: usize = 3;
@@ -24,7 +24,7 @@ fn two_layers_learn_a_batch_by_heart() {
     let rows = || tokens.chunks(SEQ + 1);
     let inputs: Vec<u32> = rows().flat_map(|row| row[..SEQ].to_vec()).collect();
     let targets: Vec<u32> = rows().flat_map(|row| row[1..].to_vec()).collect();
-    for weight in WEIGHT_SCHEMES {
+    for weight in weight_schemes() {
         let mut config = ModelConfig::from_json(json.as_bytes(), "config.json").expect("valid");
         let activation = if weight == "none" { "none" } else { "int8" };
         config.quantization = Quantization::by_name(weight, activation).expect("known");

@@ -17,7 +17,7 @@ use bitnet_train::nn::transformer::Transformer;
 use bitnet_train::ops::{FusedOps, Ops, ReferenceOps};
 use proptest::prelude::*;
 
-use crate::support::{WEIGHT_SCHEMES, every_ops, flat, random, relative, spec, tensor};
+use crate::support::{every_ops, flat, quantized_weights, random, relative, spec, tensor, weight_schemes};
 
 /// A product under one scheme, computed by everything there is.
 fn check_parity(weight: &str, [t, n, k]: [usize; 3], seed: u64) {
@@ -79,7 +79,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
     #[test]
     fn everything_gives_the_same_integers(t in 1usize..7, n in 1usize..46, k in 1usize..260, seed in any::<u64>()) {
-        for weight in &WEIGHT_SCHEMES[1..] {
+        for weight in quantized_weights() {
             check_parity(weight, [t, n, k], seed);
         }
     }
@@ -88,7 +88,7 @@ proptest! {
 #[test]
 fn everything_gives_the_same_integers_in_a_large_layer() {
     println!("kernels: {:?}", kernels::supported().map(|kernel| kernel.name).collect::<Vec<_>>());
-    for weight in &WEIGHT_SCHEMES[1..] {
+    for weight in quantized_weights() {
         // Enough columns for the trainer to split them under int8, enough work for several threads.
         check_parity(weight, [5, 130, 2560], 3);
     }
@@ -119,7 +119,7 @@ fn exported(config: &ModelConfig, parameters: &Parameters) -> (ModelConfig, Vec<
 /// stored scales, bit for bit.
 #[test]
 fn the_stored_scale_is_the_trained_scale() {
-    for weight in &WEIGHT_SCHEMES[1..] {
+    for weight in quantized_weights() {
         let (config, parameters) = tiny(weight);
         let (read_config, bytes) = exported(&config, &parameters);
         assert_eq!(read_config.storage, Storage::Packed);
@@ -152,7 +152,7 @@ fn the_stored_scale_is_the_trained_scale() {
 #[test]
 fn the_exported_model_is_the_trained_model() {
     let tokens: Vec<u32> = (0..60).map(|i| i * i * 7 % 40).collect();
-    for weight in WEIGHT_SCHEMES {
+    for weight in weight_schemes() {
         let (config, parameters) = tiny(weight);
         let (read_config, bytes) = exported(&config, &parameters);
         let file = TensorFile::parse(&bytes, "model.safetensors").expect("own output");

@@ -3,15 +3,32 @@
 use std::sync::Arc;
 
 use bitnet_model::config::Quantization;
+use bitnet_model::quant;
 use bitnet_model::rng::{Stream, generator};
 use bitnet_train::nn::estimator;
 use bitnet_train::ops::{self, BitLinearSpec, Ops};
 use candle_core::{Device, Tensor, Var};
 use rand::Rng;
 
-pub const WEIGHT_SCHEMES: [&str; 5] = ["none", "ternary", "binary", "int8", "int4"];
-pub const ACTIVATION_SCHEMES: [&str; 2] = ["none", "int8"];
-pub const ESTIMATORS: [&str; 2] = ["ste", "clipped-ste"];
+/// Every weight scheme of the table, and none.
+pub fn weight_schemes() -> Vec<&'static str> {
+    [quant::NONE].into_iter().chain(quantized_weights()).collect()
+}
+
+/// Every weight scheme of the table.
+pub fn quantized_weights() -> impl Iterator<Item = &'static str> {
+    quant::WEIGHT_SCHEMES.iter().map(|scheme| scheme.name())
+}
+
+/// Every activation scheme of the table, and none.
+pub fn activation_schemes() -> Vec<&'static str> {
+    [quant::NONE].into_iter().chain(quant::ACTIVATION_SCHEMES.iter().map(|scheme| scheme.name())).collect()
+}
+
+/// Every estimator of the table.
+pub fn estimators() -> Vec<&'static str> {
+    estimator::ESTIMATORS.iter().map(|estimator| estimator.name()).collect()
+}
 
 /// Both implementations.
 pub fn every_ops() -> [Arc<dyn Ops>; 2] {
