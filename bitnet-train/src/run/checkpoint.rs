@@ -187,6 +187,23 @@ fn prune(folder: &RunFolder, state: &State, keep_last: usize, keep_best: bool) -
     Ok(())
 }
 
+/// Removes what a killed process left half-written.
+///
+/// # Errors
+/// If the folder cannot be read or a leftover cannot be removed.
+pub fn remove_leftovers(folder: &RunFolder) -> Result<()> {
+    let checkpoints = folder.checkpoints();
+    let entries = fs::read_dir(&checkpoints).with_context(|| format!("{}: cannot read", checkpoints.display()))?;
+    for entry in entries {
+        let path = entry.with_context(|| format!("{}: cannot read", checkpoints.display()))?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if name.starts_with(".step-") && name.ends_with(".tmp") {
+            fs::remove_dir_all(&path).with_context(|| format!("{}: cannot remove", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
 /// Steps of the complete checkpoints, ascending. A temporary folder has another name and does not count.
 fn list(checkpoints: &Path) -> Result<Vec<u64>> {
     let entries = fs::read_dir(checkpoints).with_context(|| format!("{}: cannot read", checkpoints.display()))?;

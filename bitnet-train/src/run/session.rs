@@ -60,6 +60,7 @@ pub fn start(run: &Run, overwrite: bool, interrupt: &AtomicBool) -> Result<Outco
 pub fn resume(root: &Path, interrupt: &AtomicBool) -> Result<Outcome> {
     let folder = RunFolder::open(root)?;
     let run = Run::read(&folder.config(), &[])?;
+    checkpoint::remove_leftovers(&folder)?;
     let latest = Latest::find(&folder)?;
     let (prepared, config) = prepare(&run)?;
     ensure!(

@@ -77,11 +77,14 @@ fn other_data_and_missing_checkpoints_are_refused() {
     let root = tempfile::tempdir().expect("temp dir");
     let run = tiny::run(root.path(), 8, &[]);
     run::start(&run, false, &AtomicBool::new(true)).expect("runs");
+    let leftover = run.folder().join("checkpoints/.step-00000009.1.tmp");
+    fs::create_dir(&leftover).expect("made");
     let config = run.folder().join("config.toml");
     let text = fs::read_to_string(&config).expect("config");
     fs::write(&config, text.replace("count = 60", "count = 61")).expect("written");
     let message = run::resume(&run.folder(), &AtomicBool::new(false)).expect_err("other data").to_string();
     assert!(message.contains("the training data has changed since this checkpoint"), "{message}");
+    assert!(!leftover.exists(), "what a killed process left is removed");
 
     fs::write(&config, text).expect("written");
     fs::remove_dir_all(run.folder().join("checkpoints/step-00000001")).expect("removed");
