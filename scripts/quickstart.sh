@@ -11,12 +11,14 @@ step() { printf '\n== %s\n' "$*" >&2; }
 
 # Where the run will lie: the config's choice, unless an argument says otherwise.
 config=configs/quickstart.toml
+overwrite=--overwrite
 dir=$(sed -n 's/^dir *= *"\(.*\)".*/\1/p' "$config")
 name=$(sed -n 's/^name *= *"\(.*\)".*/\1/p' "$config" | head -n 1)
 for argument in "$@"; do
   case ${argument#--set=} in
     run.dir=*) dir=${argument#*run.dir=} ;;
-    run.name=*) name=${argument#*run.name=} ;;
+    # Another name may be that of another run: it is not replaced unasked.
+    run.name=*) name=${argument#*run.name=}; overwrite= ;;
   esac
 done
 run=${dir:-runs}/$name
@@ -30,7 +32,7 @@ else
 fi
 
 step "training $name; TensorBoard shows it with: tensorboard --logdir $run/events"
-"$BIN/bitnet-train" run "$config" --overwrite "$@"
+"$BIN/bitnet-train" run "$config" $overwrite "$@"
 
 # The held-out stories of this run: its seed, combinations of people and things that no training story has.
 seed=$(sed -n '/^\[data\.source\]/,/^\[/s/^seed = //p' "$run/config.toml")

@@ -9,14 +9,14 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The operating system refused a file operation.
-    #[error("{}: cannot {action}: {source}", path.display())]
+    #[error("{}: cannot {action}: {cause}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
         /// The operation, as a verb phrase ("read", "write", "rename").
         action: &'static str,
-        /// The system's own error.
-        source: std::io::Error,
+        /// The system's own error. Not named `source`: the sentence says it already, and a chain would say it twice.
+        cause: std::io::Error,
     },
     /// A configuration value is missing, of the wrong type or impossible.
     #[error("{origin}: `{key}` {reason}")]
@@ -59,7 +59,7 @@ pub enum Error {
 impl Error {
     pub(crate) fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_path_buf();
-        move |source| Self::Io { path, action, source }
+        move |cause| Self::Io { path, action, cause }
     }
 
     pub(crate) fn config(origin: &str, key: &str, reason: impl Into<String>) -> Self {

@@ -27,8 +27,11 @@ impl Tokenizer {
     /// # Errors
     /// If they are no tokenizer.
     pub fn from_bytes(bytes: &[u8], origin: &str) -> Result<Self> {
-        let inner = tokenizers::Tokenizer::from_bytes(bytes)
-            .map_err(|e| Error::Tokenizer { origin: origin.into(), reason: format!("does not load: {e}") })?;
+        let fail = |e| Error::Tokenizer { origin: origin.into(), reason: format!("does not load: {e}") };
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(fail)?;
+        // A file may ask for cut or filled-up texts, which would silently lose tokens here.
+        inner.with_truncation(None).map_err(fail)?;
+        inner.with_padding(None);
         Ok(Self { inner, origin: origin.into() })
     }
 

@@ -14,8 +14,9 @@ fn main() -> ExitCode {
     match cli::Cli::parse().run() {
         Ok(code) => code,
         Err(error) => {
-            // One line, with the whole chain of causes; `{:#}` prints no backtrace.
-            eprintln!("error: {error:#}");
+            // One line, with the whole chain of causes; candle's errors may carry a backtrace on further lines.
+            let message = format!("{error:#}");
+            eprintln!("error: {}", message.lines().next().unwrap_or_default());
             ExitCode::FAILURE
         }
     }

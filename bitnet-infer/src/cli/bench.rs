@@ -123,7 +123,10 @@ impl Args {
             }
             config.head_dim = hidden / heads;
         }
-        config.max_position_embeddings = config.max_position_embeddings.max(self.prompt + self.generate);
+        let Some(positions) = self.prompt.checked_add(self.generate).filter(|&positions| positions < 1 << 24) else {
+            bail!("--prompt and --generate: {} and {} tokens are too many", self.prompt, self.generate);
+        };
+        config.max_position_embeddings = config.max_position_embeddings.max(positions);
         let activations = if self.weights == "none" { "none" } else { "int8" };
         config.quantization = Quantization::by_name(&self.weights, activations).map_err(anyhow::Error::msg)?;
         config.storage = if self.weights == "none" { Storage::Float } else { Storage::Packed };

@@ -20,7 +20,7 @@ impl MappedFile {
     pub fn open(path: &Path) -> Result<Self> {
         let io = |action| {
             let path = path.to_path_buf();
-            move |source| bitnet_model::Error::Io { path, action, source }
+            move |cause| bitnet_model::Error::Io { path, action, cause }
         };
         let file = File::open(path).map_err(io("open"))?;
         if !file.metadata().map_err(io("read"))?.is_file() {

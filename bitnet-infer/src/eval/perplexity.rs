@@ -111,6 +111,11 @@ pub fn of_tokens(
     options: PerplexityOptions,
     mut progress: impl FnMut(usize, usize),
 ) -> Result<Perplexity> {
+    let longest = model.config().max_position_embeddings;
+    if options.context > longest {
+        let n = options.context;
+        return Err(Error::Input(format!("a context of {n} tokens is longer than this model's {longest}")));
+    }
     let windows = windows(tokens, model.config().bos_token_id, options)?;
     let at_once = (ROWS_AT_ONCE / options.context).clamp(1, windows.len());
     let new_cache = || KvCache::new(model.config(), options.context);

@@ -18,6 +18,11 @@ pub(super) fn parse(bytes: &[u8], origin: &str) -> Result<ModelConfig> {
     let keys = Keys { map: &map, origin };
     let (heads, hidden) = (keys.size("num_attention_heads")?, keys.size("hidden_size")?);
     let (quantization, storage) = quantization(&keys)?;
+    for bias in ["attention_bias", "mlp_bias"] {
+        if keys.flag(bias)? == Some(true) {
+            return Err(keys.fail(bias, "is true, expected false: projections have no bias here"));
+        }
+    }
     let head_dim = match keys.optional_size("head_dim")? {
         Some(dim) => dim,
         None if heads > 0 && hidden.is_multiple_of(heads) => hidden / heads,
@@ -172,11 +177,11 @@ fn hidden_act(keys: &Keys) -> Result<HiddenAct> {
 }
 
 fn rope_theta(keys: &Keys) -> Result<f32> {
+    refuse_rope_scaling(keys, "rope_scaling")?;
+    refuse_rope_scaling(keys, "rope_parameters")?;
     if let Some(theta) = keys.number("rope_theta")? {
-        refuse_rope_scaling(keys, "rope_scaling")?;
         return Ok(theta);
     }
-    refuse_rope_scaling(keys, "rope_parameters")?;
     let nested = keys.object("rope_parameters")?;
     Ok(nested.map(|rope| rope.number("rope_theta")).transpose()?.flatten().unwrap_or(10_000.0))
 }
@@ -295,6 +300,7 @@ mod tests {
             ("BitNetForCausalLM", "GPT2LMHeadModel", "`architectures` is `GPT2LMHeadModel`"),
             (r#""bitnet","#, r#""gptq","#, "`quantization_config.quant_method` is `gptq`, expected `bitnet`"),
             ("autobitlinear", "somelinear", "`quantization_config.linear_class` is `somelinear`"),
+            (r#""hidden_act""#, r#""attention_bias": true, "hidden_act""#, "`attention_bias` is true, expected false"),
             (
                 r#""hidden_act""#,
                 r#""rope_scaling": {"rope_type": "llama3"}, "hidden_act""#,

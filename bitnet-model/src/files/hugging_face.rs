@@ -19,6 +19,12 @@ pub const WEIGHTS_FILE: &str = "model.safetensors";
 /// Name of the tokenizer file of a model folder.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
 
+const GENERATION_FILE: &str = "generation_config.json";
+const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
+
+/// Every file that [`write`] makes.
+const WRITTEN: [&str; 5] = [CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE, GENERATION_FILE, TOKENIZER_CONFIG_FILE];
+
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const FINAL_NORM: &str = "model.norm.weight";
 const HEAD: &str = "lm_head.weight";
@@ -132,21 +138,41 @@ pub struct ModelParts<'a> {
 /// Writes a model folder, all or nothing.
 ///
 /// # Errors
-/// If anything cannot be written; an earlier folder at `path` is then untouched.
+/// If anything cannot be written, or `path` holds something that is no part of a model; an earlier folder at `path` is then
+/// untouched.
 pub fn write(path: &Path, parts: &ModelParts) -> Result<()> {
+    check_replaceable(path)?;
     let tensors = tensor_list(parts);
     super::write_folder_atomic(path, |folder| {
         tensors::write(&folder.join(WEIGHTS_FILE), &tensors, ("format", "pt".into()))?;
         super::write_synced(&folder.join(CONFIG_FILE), parts.config.to_json().as_bytes())?;
-        super::write_synced(&folder.join("generation_config.json"), generation_config(parts.config).as_bytes())?;
+        super::write_synced(&folder.join(GENERATION_FILE), generation_config(parts.config).as_bytes())?;
         match &parts.tokenizer_json {
             Some(json) => {
                 super::write_synced(&folder.join(TOKENIZER_FILE), json)?;
-                super::write_synced(&folder.join("tokenizer_config.json"), TOKENIZER_CONFIG.as_bytes())
+                super::write_synced(&folder.join(TOKENIZER_CONFIG_FILE), TOKENIZER_CONFIG.as_bytes())
             }
             None => Ok(()),
         }
     })
+}
+
+/// Replacing a folder removes what it holds: only what this module writes may be lost.
+fn check_replaceable(path: &Path) -> Result<()> {
+    let entries = match std::fs::read_dir(path) {
+        Ok(entries) => entries,
+        // Whatever else is wrong with the path shows when the folder is made.
+        Err(_) => return Ok(()),
+    };
+    for entry in entries {
+        let name = entry.map_err(Error::io(path, "read"))?.file_name();
+        if !WRITTEN.iter().any(|written| name == *written) {
+            let reason =
+                format!("holds `{}`, which is no part of a model; choose another folder", name.to_string_lossy());
+            return Err(Error::format(&path.display().to_string(), reason));
+        }
+    }
+    Ok(())
 }
 
 fn tensor_list(parts: &ModelParts) -> Vec<(String, OwnedTensor)> {

@@ -104,3 +104,17 @@ fn the_child_writes_a_model() {
 }
 
 const CHILD_PATH: &str = "BITNET_TEST_CHILD_PATH";
+
+#[test]
+fn a_folder_with_other_files_is_not_replaced() {
+    let root = tempfile::tempdir().expect("temp dir");
+    let (path, config) = (root.path().join("model"), folder::config("ternary"));
+    let weights = Weights::random(&config, FloatType::F32, 1);
+    weights.write(&path, &config).expect("into nothing");
+    weights.write(&path, &config).expect("over a model");
+    fs::write(path.join("notes.txt"), "mine").expect("written");
+    let before = contents(root.path());
+    let message = weights.write(&path, &config).expect_err("notes would be lost").to_string();
+    assert!(message.contains("holds `notes.txt`, which is no part of a model"), "{message}");
+    assert_eq!(contents(root.path()), before);
+}

@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
+use bitnet_infer::kernels::MAX_COLS;
 use bitnet_model::ModelConfig;
 use bitnet_model::config::{Quantization, Storage};
 use bitnet_model::{files, quant};
 
 use super::{RunConfig, overrides};
+use crate::data::TokenizerConfig;
 use crate::nn::estimator::{self, Estimator};
 use crate::ops::{self, Ops};
 
@@ -36,14 +38,19 @@ impl Run {
         let origin = path.display().to_string();
         let bytes = files::read_bounded(path, 1 << 20)?;
         let text = String::from_utf8(bytes).map_err(|_| anyhow!("{origin}: is not UTF-8 text"))?;
-        let mut table: toml::Table = text.parse().map_err(|e| toml_error(&origin, &text, &e))?;
+        let mut table: toml::Table = text.parse().map_err(|e| toml_error(&origin, &text, true, &e))?;
         for assignment in assignments {
             overrides::apply(&mut table, assignment).map_err(|e| anyhow!(e))?;
         }
-        // Through text again, so that an error has a line to show.
-        let effective = toml::to_string(&table).context("a parsed TOML file prints")?;
-        let config: RunConfig = toml::from_str(if assignments.is_empty() { &text } else { &effective })
-            .map_err(|e| toml_error(&origin, if assignments.is_empty() { &text } else { &effective }, &e))?;
+        // Through text again where it was changed, so that an error has a line to show.
+        let (text, numbered) = match assignments {
+            [] => (text, true),
+            _ => (toml::to_string(&table).context("a parsed TOML file prints")?, false),
+        };
+        let config: RunConfig = toml::from_str(&text).map_err(|e| {
+            let place = if numbered { origin.clone() } else { format!("{origin} with --set") };
+            toml_error(&place, &text, numbered, &e)
+        })?;
         Self::resolve(config, origin)
     }
 
@@ -79,6 +86,20 @@ impl Run {
             if value == 0 {
                 return Err(fail(key, "is 0, expected at least 1".into()));
             }
+        }
+        for (key, value, limit) in [
+            ("train.steps", config.train.steps, 1 << 36),
+            ("train.batch_size", config.train.batch_size as u64, 8193),
+            ("train.gradient_accumulation", u64::from(config.train.gradient_accumulation), 1 << 16),
+        ] {
+            if value >= limit {
+                return Err(fail(key, format!("is {value}, expected less than {limit}")));
+            }
+        }
+        if let TokenizerConfig::Bpe { vocab_size, .. } = &config.tokenizer
+            && *vocab_size >= 1 << 24
+        {
+            return Err(fail("tokenizer.vocab_size", format!("is {vocab_size}, expected less than {}", 1 << 24)));
         }
         let optimizer = &config.optimizer;
         for (key, value, low, high) in [
@@ -144,6 +165,9 @@ impl Run {
             eos_token_ids: eos.into_iter().collect(),
         };
         config.validate(&format!("{}: [model]", self.origin))?;
+        if let Some((name, _, cols)) = config.projections().into_iter().find(|(_, _, cols)| *cols > MAX_COLS) {
+            bail!("{}: [model]: {name} would read {cols} features, expected at most {MAX_COLS}", self.origin);
+        }
         Ok(config)
     }
 
@@ -159,9 +183,18 @@ impl Run {
     }
 }
 
-/// The first line of a TOML error with its place; the library's own rendering takes five lines.
-fn toml_error(origin: &str, text: &str, error: &toml::de::Error) -> anyhow::Error {
-    let line = error.span().map(|span| text[..span.start.min(text.len())].lines().count().max(1));
-    let place = line.map(|line| format!("{origin}, line {line}")).unwrap_or_else(|| origin.to_owned());
-    anyhow!("{place}: {}", error.message().replace('\n', ", "))
+/// A TOML error in one line: the file, the line's number where it is the file's own, the line itself, the reason.
+fn toml_error(origin: &str, text: &str, numbered: bool, error: &toml::de::Error) -> anyhow::Error {
+    let message = error.message().replace('\n', ", ");
+    let Some(start) = error.span().map(|span| span.start.min(text.len())) else {
+        return anyhow!("{origin}: {message}");
+    };
+    let before = text.get(..start).unwrap_or_default();
+    let line = text.lines().nth(before.matches('\n').count()).unwrap_or_default().trim();
+    let number = before.matches('\n').count() + 1;
+    if numbered {
+        anyhow!("{origin}, line {number}, `{line}`: {message}")
+    } else {
+        anyhow!("{origin}, `{line}`: {message}")
+    }
 }

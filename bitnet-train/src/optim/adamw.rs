@@ -27,7 +27,7 @@ pub struct AdamWConfig {
     /// Decoupled decay of matrices, the embedding among them; norms do not decay.
     #[serde(default = "default_weight_decay")]
     pub weight_decay: f64,
-    /// Fraction of the steps after which weight decay is off (b1.58: 0.5). Decay acts on latent weights, whose size is the
+    /// Fraction of the steps after which weight decay is off (b1.58: 0.5; 1 never turns it off). Decay acts on latent weights, whose size is the
     /// confidence in a code, and keeps codes flipping.
     #[serde(default = "default_weight_decay_until")]
     pub weight_decay_until: f64,
@@ -46,7 +46,7 @@ fn default_weight_decay() -> f64 {
     0.1
 }
 fn default_weight_decay_until() -> f64 {
-    0.5
+    1.0
 }
 fn default_clip_norm() -> f64 {
     1.0

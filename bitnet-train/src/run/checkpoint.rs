@@ -205,7 +205,10 @@ pub fn remove_leftovers(folder: &RunFolder) -> Result<()> {
 }
 
 /// Steps of the complete checkpoints, ascending. A temporary folder has another name and does not count.
-fn list(checkpoints: &Path) -> Result<Vec<u64>> {
+///
+/// # Errors
+/// If the folder cannot be read.
+pub fn list(checkpoints: &Path) -> Result<Vec<u64>> {
     let entries = fs::read_dir(checkpoints).with_context(|| format!("{}: cannot read", checkpoints.display()))?;
     let mut steps = Vec::new();
     for entry in entries {

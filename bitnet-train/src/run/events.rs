@@ -32,12 +32,12 @@ impl EventWriter {
         let mut version = Event::new();
         version.set_file_version("brain.Event:2".into());
         writer.write(version, 0)?;
-        // TensorBoard drops events of an interrupted session whose steps lie after this one.
+        // TensorBoard drops events of an earlier session from this step on; that of the checkpoint itself stays.
         let mut session = SessionLog::new();
         session.set_status(SessionLog_SessionStatus::START);
         let mut start = Event::new();
         start.set_session_log(session);
-        writer.write(start, first_step)?;
+        writer.write(start, if first_step == 0 { 0 } else { first_step + 1 })?;
         Ok(writer)
     }
 

@@ -47,6 +47,7 @@ pub struct Reporter {
     events: Option<EventWriter>,
     bar: ProgressBar,
     interactive: bool,
+    last_rate: f64,
     warned: bool,
 }
 
@@ -69,7 +70,7 @@ impl Reporter {
             .context("a fixed template parses")?;
         bar.set_style(style);
         bar.reset_eta();
-        let mut reporter = Self { lines, events: None, bar, interactive, warned: false };
+        let mut reporter = Self { lines, events: None, bar, interactive, last_rate: 0.0, warned: false };
         match EventWriter::create(&folder.events(), first_step) {
             Ok(events) => reporter.events = Some(events),
             Err(e) => reporter.warn(&format!("{}: no TensorBoard log: {e}", folder.events().display())),
@@ -86,7 +87,7 @@ impl Reporter {
     pub fn tick(&self, step: u64, loss: f64) {
         if self.interactive {
             self.bar.set_position(step);
-            self.bar.set_message(format!("loss {loss:.4}"));
+            self.bar.set_message(format!("loss {loss:.4}  {:.0} tok/s", self.last_rate));
         }
     }
 
@@ -116,6 +117,7 @@ impl Reporter {
                 ("train/tokens_per_second", m.tokens_per_second),
             ],
         );
+        self.last_rate = m.tokens_per_second;
         let text = format!("loss {:.4}  {:.0} tok/s  lr {:.2e}", m.loss, m.tokens_per_second, m.learning_rate);
         if self.interactive {
             self.bar.set_position(m.step);
@@ -199,8 +201,9 @@ impl Reporter {
 
 /// Rewrites a metrics file without the lines of later steps and without a torn last line.
 fn keep_lines_until(path: &std::path::Path, step: u64) -> Result<()> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
+    // A torn last line may end inside a character.
+    let text = match fs::read(path) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(e).with_context(|| format!("{}: cannot read", path.display())),
     };
@@ -252,7 +255,7 @@ mod tests {
     #[test]
     fn a_resume_drops_later_and_torn_lines() {
         let file = tempfile::NamedTempFile::new().expect("temp file");
-        fs::write(file.path(), "{\"step\":10}\n{\"step\":20}\n{\"step\":30}\n{\"ste").expect("write");
+        fs::write(file.path(), b"{\"step\":10}\n{\"step\":20}\n{\"step\":30}\n{\"ste\xc3").expect("write");
         keep_lines_until(file.path(), 20).expect("rewritten");
         assert_eq!(fs::read_to_string(file.path()).expect("read"), "{\"step\":10}\n{\"step\":20}\n");
     }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use bitnet_model::ModelConfig;
 use bitnet_model::tokenizer::Tokenizer;
 use serde_json::json;
@@ -91,6 +91,8 @@ fn prepare(run: &Run) -> Result<(Prepared, ModelConfig)> {
     if run.config.evaluation.sample_tokens > 0 {
         let prompt = tokenizer.encode(&run.config.evaluation.prompt).context("`evaluation.prompt`")?;
         ensure!(!prompt.is_empty(), "`evaluation.prompt` is empty, expected some text to begin the sample with");
+        let (length, longest) = (prompt.len(), config.max_position_embeddings);
+        ensure!(length < longest, "`evaluation.prompt` has {length} tokens, expected fewer than the model's {longest}");
     }
     Ok((prepared, config))
 }
@@ -204,14 +206,18 @@ impl Session<'_> {
             evaluation.windows,
             |done, all| reporter.progress_of_validation(done, all),
         )?;
+        ensure!(loss.is_finite(), "{}", self.broken(&format!("the validation loss is {loss}")));
         let step = self.state.step;
         let bits_per_byte = loss / std::f64::consts::LN_2 / self.prepared.bytes_per_token_valid;
         reporter.validation(&ValidationMetrics { step, loss, bits_per_byte });
         if evaluation.sample_tokens > 0 {
             let tokenizer = Tokenizer::from_bytes(&self.prepared.tokenizer_json, "tokenizer.json")?;
             let float_type = export.float_type;
-            let text = evaluate::sample(&self.config, &self.parameters, &tokenizer, evaluation, float_type, run.seed)?;
-            reporter.sample(step, &text);
+            // A sample is for looking at; a run does not end for want of one.
+            match evaluate::sample(&self.config, &self.parameters, &tokenizer, evaluation, float_type, run.seed) {
+                Ok(text) => reporter.sample(step, &text),
+                Err(e) => reporter.say(&format!("warning: no sample at step {step}: {e:#}")),
+            }
         }
         let improved = self.state.best.is_none_or(|best| loss < best.loss);
         if improved {
@@ -287,7 +293,12 @@ pub fn export_run(root: &Path, step: Option<u64>, out: &Path) -> Result<()> {
     let folder = RunFolder::open(root)?;
     let run = Run::read(&folder.config(), &[])?;
     let latest = match step {
-        Some(step) => Latest::read(checkpoint::path_of(&folder, step))?,
+        Some(step) => {
+            let path = checkpoint::path_of(&folder, step);
+            let kept = checkpoint::list(&folder.checkpoints())?;
+            ensure!(path.exists(), "{}: no checkpoint of step {step}; there are those of {kept:?}", root.display());
+            Latest::read(path)?
+        }
         None => Latest::find(&folder)?,
     };
     let tokenizer_json = bitnet_model::files::read_bounded(&folder.tokenizer(), 64 << 20)?;
@@ -295,8 +306,5 @@ pub fn export_run(root: &Path, step: Option<u64>, out: &Path) -> Result<()> {
         BuiltTokenizer::from_json(tokenizer_json.clone()).with_context(|| folder.tokenizer().display().to_string())?;
     let config = run.model_config(tokenizer.vocab_size, tokenizer.eos)?;
     let parameters = load_parameters(&latest.path, &config)?;
-    if out.exists() && !out.join("config.json").exists() {
-        bail!("{}: exists and is no model folder; choose another --out", out.display());
-    }
     export(out, &config, &parameters, run.config.export.float_type, tokenizer_json)
 }
