@@ -5,7 +5,7 @@
 //!     -> TokenizerConfig -> tokenizer.json -> Shard (memory-mapped tokens) -> Batches, windows
 //! ```
 //!
-//! [`prepare`] goes the whole way once and caches the results under the hash of what they were made from.
+//! [`prepare()`] goes the whole way once and caches the results under the hash of what they were made from.
 
 pub mod batches;
 pub mod encode;

@@ -1,6 +1,6 @@
 //! A run: prepare, train, evaluate, save, resume.
 //!
-//! [`session`] is the loop, top to bottom; the other files are what it uses.
+//! `session.rs` is the loop, top to bottom; the other files are what it uses.
 
 mod checkpoint;
 mod diagnostics;
