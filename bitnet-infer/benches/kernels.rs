@@ -35,7 +35,7 @@ fn products(criterion: &mut Criterion) {
             let scheme = if matches!(weights, LinearWeights::Packed(_)) { int8 } else { None };
             let mut group = criterion.benchmark_group(format!("{}/{kind}", kernel.name));
             for tokens in [1, 4, MOST_TOKENS] {
-                let activations = Activations::new(&x[..tokens * cols], cols, scheme, kernel);
+                let activations = Activations::new(&x[..tokens * cols], cols, scheme);
                 let mut out = vec![0f32; tokens * rows];
                 group.throughput(Throughput::Elements((rows * cols * tokens) as u64));
                 group.bench_function(tokens.to_string(), |bencher| {

@@ -9,7 +9,7 @@ use bitnet_model::quant::{ActivationScheme, rescale};
 use bitnet_model::weights::{FloatMatrix, LinearWeights};
 use rayon::prelude::*;
 
-use crate::kernels::{AlignedVec, CodeMatrix, CodeRows, FloatRows, FloatStore, GROUP_ROWS, Kernel, padded_cols};
+use crate::kernels::{AlignedVec, CodeMatrix, CodeRows, FLOAT_ROWS, FloatRows, FloatStore, Kernel, padded_cols};
 
 /// A batch of inputs, quantized once and shared by the projections that read it (q, k, v; gate, up).
 pub struct Activations {
@@ -20,15 +20,14 @@ pub struct Activations {
 }
 
 impl Activations {
-    /// Takes `x`, `[tokens, cols]` row-major, and quantizes each token if there is a scheme. `kernel` is that of the
-    /// projections, whose vectors decide the padding.
+    /// Takes `x`, `[tokens, cols]` row-major, and quantizes each token if there is a scheme.
     ///
     /// # Panics
     /// If `cols` is 0 or `x` is not a whole number of tokens.
-    pub fn new(x: &[f32], cols: usize, scheme: Option<&'static dyn ActivationScheme>, kernel: &'static Kernel) -> Self {
+    pub fn new(x: &[f32], cols: usize, scheme: Option<&'static dyn ActivationScheme>) -> Self {
         assert!(cols > 0 && x.len().is_multiple_of(cols), "{} values are not whole tokens of {cols}", x.len());
         let tokens = x.len() / cols;
-        let stride = padded_cols(cols, kernel);
+        let stride = padded_cols(cols);
         let Some(scheme) = scheme else {
             let mut values = AlignedVec::zeroed(tokens * stride);
             for (padded, x) in values.chunks_mut(stride).zip(x.chunks(cols)) {
@@ -56,9 +55,9 @@ impl Activations {
     ///
     /// # Panics
     /// If there are not `cols` codes for each step.
-    pub fn from_codes(codes: &[i8], steps: Vec<f32>, cols: usize, kernel: &'static Kernel) -> Self {
+    pub fn from_codes(codes: &[i8], steps: Vec<f32>, cols: usize) -> Self {
         assert_eq!(codes.len(), steps.len() * cols, "{cols} codes for each of {} tokens", steps.len());
-        let (tokens, stride) = (steps.len(), padded_cols(cols, kernel));
+        let (tokens, stride) = (steps.len(), padded_cols(cols));
         let mut padded = AlignedVec::zeroed(tokens * stride);
         for (padded, codes) in padded.chunks_mut(stride).zip(codes.chunks(cols.max(1))) {
             padded[..cols].copy_from_slice(codes);
@@ -156,43 +155,53 @@ impl Linear {
     pub fn forward(&self, x: &Activations, out: &mut [f32]) {
         match (&self.weights, &x.inputs) {
             (Weights::Codes { matrix, scales }, Inputs::Codes { steps, .. }) => {
-                let scale = |row: usize| if scales.len() == 1 { scales[0] } else { scales[row] };
-                let rows = x.code_rows().expect("quantized inputs");
-                self.each_group(
+                let codes = x.code_rows().expect("quantized inputs");
+                self.each_panel(
                     x,
                     out,
-                    |group, tokens, sums| matrix.sums(group, rows, tokens, sums),
-                    |sum, token, row| rescale(sum, steps[token], scale(row)),
+                    |panel, tokens, sums| matrix.sums(self.groups(panel), codes, tokens, sums),
+                    |sums: &[i32], token, rows, out| match &scales[..] {
+                        [scale] => each(sums, out, |sum| rescale(sum, steps[token], *scale)),
+                        scales => {
+                            let scaled = out.iter_mut().zip(sums).zip(&scales[rows]);
+                            scaled.for_each(|((out, &sum), &scale)| *out = rescale(sum, steps[token], scale));
+                        }
+                    },
                 );
             }
             (Weights::Codes { matrix, scales }, Inputs::Floats(values)) => {
-                let scale = |row: usize| if scales.len() == 1 { scales[0] } else { scales[row] };
-                let rows = x.float_rows(values);
-                self.each_group(
+                let floats = x.float_rows(values);
+                self.each_panel(
                     x,
                     out,
-                    |group, tokens, sums| matrix.float_sums(group, rows, tokens, sums),
-                    |sum: f32, _, row| sum * scale(row),
+                    |panel, tokens, sums| matrix.float_sums(self.groups(panel), floats, tokens, sums),
+                    |sums: &[f32], _, rows, out| match &scales[..] {
+                        [scale] => each(sums, out, |sum| sum * scale),
+                        scales => {
+                            let scaled = out.iter_mut().zip(sums).zip(&scales[rows]);
+                            scaled.for_each(|((out, sum), scale)| *out = sum * scale);
+                        }
+                    },
                 );
             }
             (Weights::Floats(matrix), Inputs::Codes { codes, steps, .. }) => {
                 let mut values = AlignedVec::zeroed(codes.len());
                 values.iter_mut().zip(codes.iter()).for_each(|(value, &code)| *value = f32::from(code));
-                let rows = x.float_rows(&values);
-                self.each_group(
+                let floats = x.float_rows(&values);
+                self.each_panel(
                     x,
                     out,
-                    |group, tokens, sums| matrix.sums(group, rows, tokens, sums),
-                    |sum: f32, token, _| sum * steps[token],
+                    |panel, tokens, sums| matrix.sums(panel.start / FLOAT_ROWS, floats, tokens, sums),
+                    |sums: &[f32], token, _, out| each(sums, out, |sum| sum * steps[token]),
                 );
             }
             (Weights::Floats(matrix), Inputs::Floats(values)) => {
-                let rows = x.float_rows(values);
-                self.each_group(
+                let floats = x.float_rows(values);
+                self.each_panel(
                     x,
                     out,
-                    |group, tokens, sums| matrix.sums(group, rows, tokens, sums),
-                    |sum: f32, _, _| sum,
+                    |panel, tokens, sums| matrix.sums(panel.start / FLOAT_ROWS, floats, tokens, sums),
+                    |sums: &[f32], _, _, out| each(sums, out, |sum| sum),
                 );
             }
         }
@@ -203,20 +212,39 @@ impl Linear {
     /// # Panics
     /// If the weights or the inputs are not quantized, or the sizes do not fit.
     pub fn integer_sums(&self, x: &Activations, out: &mut [i32]) {
-        let (Weights::Codes { matrix, .. }, Some(rows)) = (&self.weights, x.code_rows()) else {
+        let (Weights::Codes { matrix, .. }, Some(codes)) = (&self.weights, x.code_rows()) else {
             panic!("integer sums need quantized weights and quantized inputs");
         };
-        self.each_group(x, out, |group, tokens, sums| matrix.sums(group, rows, tokens, sums), |sum, _, _| sum);
+        self.each_panel(
+            x,
+            out,
+            |panel, tokens, sums| matrix.sums(self.groups(panel), codes, tokens, sums),
+            |sums: &[i32], _, _, out| each(sums, out, |sum| sum),
+        );
     }
 
-    /// Computes all groups of rows for all tokens: `product(group, tokens, sums)` fills `[tokens, GROUP_ROWS]` sums and
-    /// `finish(sum, token, row)` turns each into an output.
-    fn each_group<S: Copy + Default, O: Send>(
+    /// Rows that a product takes together, and rows of a panel: a multiple of the former.
+    fn row_counts(&self) -> [usize; 2] {
+        match &self.weights {
+            Weights::Codes { matrix, .. } => [matrix.group_rows(), matrix.group_rows() * GROUPS_PER_PANEL],
+            Weights::Floats(_) => [FLOAT_ROWS, FLOAT_ROWS],
+        }
+    }
+
+    /// The groups that hold a panel of rows.
+    fn groups(&self, panel: Range<usize>) -> Range<usize> {
+        let [group, _] = self.row_counts();
+        panel.start / group..panel.end.div_ceil(group)
+    }
+
+    /// Computes all rows for all tokens, panel by panel: `product(rows, tokens, sums)` fills `[tokens, rows]` sums, rows
+    /// rounded up to whole groups, and `finish(sums, token, rows, outputs)` turns those of one token into outputs.
+    fn each_panel<S: Copy + Default, O: Send>(
         &self,
         x: &Activations,
         out: &mut [O],
-        product: impl Fn(usize, Range<usize>, &mut [S]) + Sync,
-        finish: impl Fn(S, usize, usize) -> O + Sync,
+        product: impl Fn(Range<usize>, Range<usize>, &mut [S]) + Sync,
+        finish: impl Fn(&[S], usize, Range<usize>, &mut [O]) + Sync,
     ) {
         let (rows, cols, tokens) = (self.rows(), self.cols(), x.tokens());
         assert_eq!(x.cols(), cols, "inputs of as many columns as the weights");
@@ -224,27 +252,27 @@ impl Linear {
         if out.is_empty() {
             return;
         }
+        let [group_rows, panel_rows] = self.row_counts();
         let compute = |first_row: usize, mut outputs: Vec<&mut [O]>| {
             let tile = tokens_of_tile(cols).min(tokens);
-            let mut sums = vec![S::default(); tile * GROUP_ROWS];
+            let mut sums = vec![S::default(); tile * panel_rows];
             let end_row = first_row + outputs[0].len();
             for start in (0..tokens).step_by(tile) {
                 let tile = start..tokens.min(start + tile);
-                for row in (first_row..end_row).step_by(GROUP_ROWS) {
-                    let sums = &mut sums[..tile.len() * GROUP_ROWS];
-                    product(row / GROUP_ROWS, tile.clone(), sums);
-                    let width = GROUP_ROWS.min(end_row - row);
-                    for (token, sums) in tile.clone().zip(sums.chunks(GROUP_ROWS)) {
-                        let out = &mut outputs[token][row - first_row..][..width];
-                        for (r, (out, &sum)) in out.iter_mut().zip(sums).enumerate() {
-                            *out = finish(sum, token, row + r);
-                        }
+                for row in (first_row..end_row).step_by(panel_rows) {
+                    let panel = row..end_row.min(row + panel_rows);
+                    let width = panel.len().next_multiple_of(group_rows);
+                    let sums = &mut sums[..tile.len() * width];
+                    product(panel.clone(), tile.clone(), sums);
+                    for (token, sums) in tile.clone().zip(sums.chunks(width)) {
+                        let out = &mut outputs[token][row - first_row..][..panel.len()];
+                        finish(&sums[..panel.len()], token, panel.clone(), out);
                     }
                 }
             }
         };
         let threads = if rows * cols * tokens < PARALLEL_PRODUCTS { 1 } else { rayon::current_num_threads() };
-        let rows_a_thread = rows.div_ceil(GROUP_ROWS).div_ceil(threads) * GROUP_ROWS;
+        let rows_a_thread = rows.div_ceil(group_rows).div_ceil(threads) * group_rows;
         let mut parts: Vec<Vec<&mut [O]>> = Vec::new();
         parts.resize_with(rows.div_ceil(rows_a_thread), || Vec::with_capacity(tokens));
         for out in out.chunks_mut(rows) {
@@ -258,6 +286,10 @@ impl Linear {
             parts.into_par_iter().with_max_len(1).enumerate().for_each(|(i, part)| compute(i * rows_a_thread, part));
         }
     }
+}
+
+fn each<S: Copy, O>(sums: &[S], out: &mut [O], finish: impl Fn(S) -> O) {
+    out.iter_mut().zip(sums).for_each(|(out, &sum)| *out = finish(sum));
 }
 
 impl Activations {
@@ -292,6 +324,9 @@ fn code_sum(codes: &[i8]) -> i32 {
 fn tokens_of_tile(cols: usize) -> usize {
     ((256 << 10) / cols.max(1)).clamp(8, 64)
 }
+
+/// Groups of rows computed together: their sums for a tile of tokens stay in a first-level cache.
+const GROUPS_PER_PANEL: usize = 4;
 
 /// Products below which one thread is faster than waking others (some 10 microseconds of work).
 const PARALLEL_PRODUCTS: usize = 1 << 19;

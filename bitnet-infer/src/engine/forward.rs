@@ -91,7 +91,7 @@ impl Model {
         assert!(hidden_th.len().is_multiple_of(h), "whole rows of {h}");
         let mut logits = vec![0f32; hidden_th.len() / h * self.config.vocab_size];
         if !logits.is_empty() {
-            rayon::scope(|_| self.head.forward(&Activations::new(hidden_th, h, None, self.kernel), &mut logits));
+            rayon::scope(|_| self.head.forward(&Activations::new(hidden_th, h, None), &mut logits));
         }
         logits
     }
@@ -189,7 +189,7 @@ impl Model {
     }
 
     fn activations(&self, x: &[f32], width: usize) -> Activations {
-        Activations::new(x, width, self.config.quantization.activation, self.kernel)
+        Activations::new(x, width, self.config.quantization.activation)
     }
 }
 

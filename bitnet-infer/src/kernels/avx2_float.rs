@@ -1,4 +1,4 @@
-//! AVX2 with FMA and F16C: float matrices, and codes times unquantized inputs.
+//! AVX2 with FMA and F16C: float matrices.
 //!
 //! ```text
 //! for each two tokens t, for each 8 columns: for each of 4 rows r: acc[t][r] = fma(to_f32(w[r]), x[t], acc[t][r])
@@ -11,8 +11,8 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::layout::{FloatRows, GROUP_ROWS, Job};
-use super::scalar;
+use super::float::FLOAT_ROWS;
+use super::layout::FloatRows;
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn f32_sums(weights: &[f32], x: FloatRows<'_>, out: &mut [f32]) {
@@ -29,18 +29,12 @@ pub(super) fn bf16_sums(weights: &[bf16], x: FloatRows<'_>, out: &mut [f32]) {
     sums(weights, x, out);
 }
 
-/// The portable code with wider vectors.
-#[target_feature(enable = "avx2")]
-pub(super) fn code_floats(job: &Job<'_, f32>, out: &mut [f32]) {
-    scalar::code_floats(job, out);
-}
-
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn sums<W: Weight>(weights: &[W], x: FloatRows<'_>, out: &mut [f32]) {
-    let stride = weights.len() / GROUP_ROWS;
+    let stride = weights.len() / FLOAT_ROWS;
     let rows = std::array::from_fn(|r| weights[r * stride..][..stride].as_chunks().0);
-    let (pairs, last) = out.as_chunks_mut::<GROUP_ROWS>().0.as_chunks_mut::<2>();
+    let (pairs, last) = out.as_chunks_mut::<FLOAT_ROWS>().0.as_chunks_mut::<2>();
     let mut x = x.values.chunks_exact(x.stride).map(|x| x.as_chunks().0);
     for out in pairs {
         let (Some(first), Some(second)) = (x.next(), x.next()) else { return };
@@ -55,12 +49,12 @@ fn sums<W: Weight>(weights: &[W], x: FloatRows<'_>, out: &mut [f32]) {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn tile<W: Weight, const T: usize>(
-    rows: [&[[W; LANES]]; GROUP_ROWS],
+    rows: [&[[W; LANES]]; FLOAT_ROWS],
     x: [&[[f32; LANES]]; T],
-) -> [[__m256; GROUP_ROWS]; T] {
+) -> [[__m256; FLOAT_ROWS]; T] {
     let steps = rows[0].len();
     let (rows, x) = (rows.map(|row| &row[..steps]), x.map(|x| &x[..steps]));
-    let mut sums = [[_mm256_setzero_ps(); GROUP_ROWS]; T];
+    let mut sums = [[_mm256_setzero_ps(); FLOAT_ROWS]; T];
     for i in 0..steps {
         let mut x_i = [_mm256_setzero_ps(); T];
         for (x_i, x) in x_i.iter_mut().zip(x) {
@@ -116,10 +110,10 @@ impl Weight for bf16 {
 
 /// The sum of each of four vectors.
 #[target_feature(enable = "avx2")]
-fn add_columns(v: [__m256; GROUP_ROWS]) -> [f32; GROUP_ROWS] {
+fn add_columns(v: [__m256; FLOAT_ROWS]) -> [f32; FLOAT_ROWS] {
     let halves = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
     let sums = _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves));
-    let mut out = [0.0; GROUP_ROWS];
+    let mut out = [0.0; FLOAT_ROWS];
     // SAFETY: `out` is 16 bytes; the store needs no alignment.
     unsafe { _mm_storeu_ps(out.as_mut_ptr(), sums) };
     out

@@ -1,31 +1,31 @@
 //! AVX-512 with VNNI: `dpbusd` multiplies 64 unsigned codes by 64 signed activations and adds groups of four in i32.
 //!
 //! ```text
-//! for each token t, or four together; for each block:
-//!     v[r] = 64 bytes of each of 4 rows r
+//! for two groups of 16 rows g together, for eight (or four, two, one) tokens t together; for each block:
+//!     v[g] = 64 bytes of group g
 //!     for each slot i of a byte:
-//!         u[r] = v[r] & mask; v[r] >>= bits                    (once for all four tokens)
-//!         sum[t][r] = dpbusd(sum[t][r], u[r], x[t][i])
+//!         u[g] = v[g] & mask; v[g] >>= bits                    (once for all tokens)
+//!         sum[g][t] = dpbusd(sum[g][t], u[g], broadcast(four codes of x[t]))
 //! ```
 //!
-//! A block is 4 rows of 64 bytes; the slots of byte `j` are columns `j, 64 + j, 128 + j, ...` of the block:
+//! The block (see [`super::layout`]) is a vector: lane `r` is row `r`, byte `j` of a lane, slot `i`, is column `4i + j`.
 //!
 //! ```text
 //! ternary   bits 7 6 | 5 4 | 3 2 | 1 0      binary   bit 7 | ... | 0      int4   bits 7..4 | 3..0     int8   bits 7..0
-//! column      192 + j 128+j  64+j    j              448 + j       j              64 + j       j               j
+//! column      12 + j  8 + j  4 + j   j              28 + j       j               4 + j       j               j
 //! ```
 //!
-//! Deviation: for one token, two slots of a ternary byte share one shift. The upper is masked in place, so its products
-//! come out 4 times too large and are collected, and scaled back, apart.
+//! With eight tokens all 16 sums, both weights and the mask stay in registers, one `dpbusd` starts in every cycle, and
+//! taking the codes apart costs nothing, as it fits between: on Zen 4 this runs at the peak of the instruction, which is
+//! why there is no buffer of unpacked codes and no table look-up here.
 //!
 //! Overflow: `dpbusd` (not the saturating `dpbusds`) adds four products of at most 255 * 128 into i32, and nothing narrower
-//! is ever kept. Each of the 16 lanes sees a sixteenth of the columns, and the whole is bounded in [`super::layout`];
-//! masked in place a ternary u is at most 8, below the 255 of that bound.
+//! is ever kept. The whole sum is bounded in [`super::layout`].
 
 use std::arch::x86_64::*;
 
-use super::layout::{GROUP_ROWS, Job};
-use super::{Kernel, avx2, avx2_float};
+use super::layout::Job;
+use super::{Kernel, avx2, avx2_float, scalar};
 
 /// Ice Lake, Zen 4 and later.
 pub static KERNEL: Kernel = Kernel {
@@ -36,7 +36,7 @@ pub static KERNEL: Kernel = Kernel {
     binary,
     int8,
     int4,
-    code_floats: avx2_float::code_floats,
+    code_floats,
     f32: avx2_float::f32_sums,
     f16: avx2_float::f16_sums,
     bf16: avx2_float::bf16_sums,
@@ -51,11 +51,7 @@ fn supported() -> bool {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn ternary(job: &Job<'_, i8>, out: &mut [i32]) {
-    if let [out] = out.as_chunks_mut().0 {
-        *out = ternary_one(blocks(job), job.x.as_chunks().0.as_chunks().0);
-    } else {
-        sums::<2, 4>(job, out);
-    }
+    sums::<2, 4>(job, out);
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
@@ -73,87 +69,92 @@ fn int4(job: &Job<'_, i8>, out: &mut [i32]) {
     sums::<4, 2>(job, out);
 }
 
-/// One block of a group: 64 bytes of each row.
-type Rows = [[u8; LANES]; GROUP_ROWS];
-
-fn blocks<'a>(job: &Job<'a, i8>) -> &'a [Rows] {
-    job.bytes.as_chunks().0.as_chunks().0
+/// The portable code with wider vectors.
+#[target_feature(enable = "avx512f,avx512bw")]
+fn code_floats(job: &Job<'_, f32>, out: &mut [f32]) {
+    scalar::code_floats::<ROWS>(job, out);
 }
 
-/// All tokens: four at a time, then one by one.
+/// All groups, two at a time.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn sums<const BITS: u32, const SLOTS: usize>(job: &Job<'_, i8>, out: &mut [i32]) {
-    let blocks = blocks(job);
-    let (fours, rest) = out.as_chunks_mut::<GROUP_ROWS>().0.as_chunks_mut::<4>();
-    let mut x = job.x.chunks_exact(job.stride).map(|x| x.as_chunks().0.as_chunks().0);
-    for out in fours {
-        let (Some(a), Some(b), Some(c), Some(d)) = (x.next(), x.next(), x.next(), x.next()) else { return };
-        tile::<BITS, SLOTS, 4>(blocks, [a, b, c, d], out);
-    }
-    for (out, x) in rest.iter_mut().zip(x) {
-        tile::<BITS, SLOTS, 1>(blocks, [x], std::array::from_mut(out));
+    let mut groups = job.groups().map(|group| group.as_chunks().0);
+    let mut column = 0;
+    while let Some(first) = groups.next() {
+        if let Some(second) = groups.next() {
+            tokens::<BITS, SLOTS, 2>([first, second], job, out, column);
+        } else {
+            tokens::<BITS, SLOTS, 1>([first], job, out, column);
+        }
+        column += 2 * ROWS;
     }
 }
 
-/// Products of 4 rows and `T` tokens.
+/// All tokens: eight at a time, then four, two, one. Writes the columns of `out` from `column` on.
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn tile<const BITS: u32, const SLOTS: usize, const T: usize>(
-    blocks: &[Rows],
-    x: [&[[[i8; LANES]; SLOTS]]; T],
-    out: &mut [[i32; GROUP_ROWS]; T],
+fn tokens<const BITS: u32, const SLOTS: usize, const G: usize>(
+    groups: [&[[u8; LANES]]; G],
+    job: &Job<'_, i8>,
+    out: &mut [i32],
+    column: usize,
 ) {
+    let tokens = job.x.len() / job.stride;
+    let eights = tokens / 8 * 8;
+    for first in (0..eights).step_by(8) {
+        tile::<BITS, SLOTS, G, 8>(groups, job, first, out, column);
+    }
+    if tokens & 4 != 0 {
+        tile::<BITS, SLOTS, G, 4>(groups, job, eights, out, column);
+    }
+    if tokens & 2 != 0 {
+        tile::<BITS, SLOTS, G, 2>(groups, job, tokens & !3, out, column);
+    }
+    if tokens & 1 != 0 {
+        tile::<BITS, SLOTS, G, 1>(groups, job, tokens - 1, out, column);
+    }
+}
+
+/// Products of `G` groups and `T` tokens from the one numbered `first` on.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn tile<const BITS: u32, const SLOTS: usize, const G: usize, const T: usize>(
+    groups: [&[[u8; LANES]]; G],
+    job: &Job<'_, i8>,
+    first: usize,
+    out: &mut [i32],
+    column: usize,
+) {
+    let groups = groups.map(|group| &group[..job.blocks]);
+    let x: [&[[[i8; 4]; SLOTS]]; T] = std::array::from_fn(|t| {
+        &job.x[(first + t) * job.stride..][..job.stride].as_chunks().0.as_chunks().0[..job.blocks]
+    });
     let mask = _mm512_set1_epi8(((1u16 << BITS) - 1) as i8);
-    let x = x.map(|x| &x[..blocks.len()]);
-    let mut sums = [[_mm512_setzero_si512(); GROUP_ROWS]; T];
-    for (i, block) in blocks.iter().enumerate() {
-        let mut bits = [load(&block[0]), load(&block[1]), load(&block[2]), load(&block[3])];
+    let mut sums = [[_mm512_setzero_si512(); G]; T];
+    for block in 0..job.blocks {
+        let mut v = [_mm512_setzero_si512(); G];
+        for (v, group) in v.iter_mut().zip(groups) {
+            *v = load(&group[block]);
+        }
         for slot in 0..SLOTS {
-            let mut u = [_mm512_setzero_si512(); GROUP_ROWS];
-            for (u, bits) in u.iter_mut().zip(&mut bits) {
-                *u = _mm512_and_si512(*bits, mask);
-                *bits = _mm512_srli_epi16::<BITS>(*bits);
+            let mut u = [_mm512_setzero_si512(); G];
+            for (u, v) in u.iter_mut().zip(&mut v) {
+                *u = _mm512_and_si512(*v, mask);
+                *v = _mm512_srli_epi16::<BITS>(*v);
             }
             for (x, sums) in x.iter().zip(&mut sums) {
-                let x = load_i8(&x[i][slot]);
+                let four = _mm512_set1_epi32(i32::from_le_bytes(x[block][slot].map(|code| code as u8)));
                 for (sum, u) in sums.iter_mut().zip(u) {
-                    *sum = _mm512_dpbusd_epi32(*sum, u, x);
+                    *sum = _mm512_dpbusd_epi32(*sum, u, four);
                 }
             }
         }
     }
-    for (out, sums) in out.iter_mut().zip(sums) {
-        *out = add_columns(sums);
-    }
-}
-
-/// Products of 4 rows and one token. Two slots share one shift: the upper is masked in place.
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn ternary_one(blocks: &[Rows], x: &[[[i8; LANES]; 4]]) -> [i32; GROUP_ROWS] {
-    let (mask_1, mask_4) = (_mm512_set1_epi8(0x03), _mm512_set1_epi8(0x0c));
-    let (mut sum_1, mut sum_4) = ([_mm512_setzero_si512(); GROUP_ROWS], [_mm512_setzero_si512(); GROUP_ROWS]);
-    for (block, x) in blocks.iter().zip(x) {
-        let [x_0, x_1, x_2, x_3] = [load_i8(&x[0]), load_i8(&x[1]), load_i8(&x[2]), load_i8(&x[3])];
-        for ((row, sum_1), sum_4) in block.iter().zip(&mut sum_1).zip(&mut sum_4) {
-            let low = load(row);
-            let high = _mm512_srli_epi16::<4>(low);
-            *sum_1 = _mm512_dpbusd_epi32(*sum_1, _mm512_and_si512(low, mask_1), x_0);
-            *sum_4 = _mm512_dpbusd_epi32(*sum_4, _mm512_and_si512(low, mask_4), x_1);
-            *sum_1 = _mm512_dpbusd_epi32(*sum_1, _mm512_and_si512(high, mask_1), x_2);
-            *sum_4 = _mm512_dpbusd_epi32(*sum_4, _mm512_and_si512(high, mask_4), x_3);
+    for (out, sums) in out.chunks_exact_mut(job.rows).skip(first).zip(sums) {
+        for (out, sum) in out[column..].as_chunks_mut::<ROWS>().0.iter_mut().zip(sums) {
+            store(out, sum);
         }
     }
-    for (sum_1, sum_4) in sum_1.iter_mut().zip(sum_4) {
-        // Sums of multiples of 4 are multiples of 4: the shift loses nothing.
-        *sum_1 = _mm512_add_epi32(*sum_1, _mm512_srai_epi32::<2>(sum_4));
-    }
-    add_columns(sum_1)
-}
-
-/// The sum of each of four vectors of i32.
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn add_columns(v: [__m512i; GROUP_ROWS]) -> [i32; GROUP_ROWS] {
-    let [a, b, c, d] = v;
-    [_mm512_reduce_add_epi32(a), _mm512_reduce_add_epi32(b), _mm512_reduce_add_epi32(c), _mm512_reduce_add_epi32(d)]
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
@@ -163,10 +164,13 @@ fn load(bytes: &[u8; LANES]) -> __m512i {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn load_i8(codes: &[i8; LANES]) -> __m512i {
-    // SAFETY: as in `load`.
-    unsafe { _mm512_loadu_si512(codes.as_ptr().cast()) }
+fn store(out: &mut [i32; ROWS], sums: __m512i) {
+    // SAFETY: 64 bytes are writable; the store needs no alignment.
+    unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), sums) };
 }
 
 /// Bytes of a vector.
 const LANES: usize = 64;
+
+/// Rows of a group: 32-bit lanes of a vector.
+const ROWS: usize = LANES / 4;

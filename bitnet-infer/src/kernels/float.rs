@@ -7,11 +7,11 @@ use half::{bf16, f16};
 
 use super::Kernel;
 use super::aligned::{AlignedVec, Element};
-use super::layout::{FloatRows, GROUP_ROWS};
+use super::layout::FloatRows;
 
 /// A `[rows, cols]` float matrix for one kernel: rows padded with zeros to `stride` values, and to whole groups of rows.
 ///
-/// Invariant: the kernel runs on this CPU, and the data is `groups * GROUP_ROWS * stride` values, `stride` a multiple of 32.
+/// Invariant: the kernel runs on this CPU, and the data is `groups * FLOAT_ROWS * stride` values, `stride` a multiple of 32.
 pub(crate) struct FloatStore {
     kernel: &'static Kernel,
     rows: usize,
@@ -53,7 +53,7 @@ impl FloatStore {
         }
     }
 
-    /// Products of the rows of `group` with `tokens` of `x`, summed in f32: `out` is `[tokens, GROUP_ROWS]`.
+    /// Products of the rows of `group` with `tokens` of `x`, summed in f32: `out` is `[tokens, FLOAT_ROWS]`.
     ///
     /// # Panics
     /// If a group or token does not exist, or `x` has other columns.
@@ -77,16 +77,16 @@ impl FloatStore {
     ) {
         assert_eq!(x.cols, self.cols, "inputs of as many columns as the weights");
         assert!(x.stride >= self.stride, "inputs padded to whole vectors");
-        assert_eq!(out.len(), tokens.len() * GROUP_ROWS, "a sum for each token and row");
-        let weights = &data[group * GROUP_ROWS * self.stride..][..GROUP_ROWS * self.stride];
+        assert_eq!(out.len(), tokens.len() * FLOAT_ROWS, "a sum for each token and row");
+        let weights = &data[group * FLOAT_ROWS * self.stride..][..FLOAT_ROWS * self.stride];
         let x = FloatRows { values: &x.values[tokens.start * x.stride..tokens.end * x.stride], ..x };
         // SAFETY: `new` checked that the CPU runs this kernel; sizes are checked above and by the two slicings.
         unsafe { function(weights, x, out) };
     }
 }
 
-/// Products of GROUP_ROWS rows (`weights` is `[GROUP_ROWS, stride]`, `stride` a multiple of [`FLOAT_PADDING`] and at most
-/// `x.stride`) with all tokens of `x`, into `out` `[tokens, GROUP_ROWS]`.
+/// Products of FLOAT_ROWS rows (`weights` is `[FLOAT_ROWS, stride]`, `stride` a multiple of [`FLOAT_PADDING`] and at most
+/// `x.stride`) with all tokens of `x`, into `out` `[tokens, FLOAT_ROWS]`.
 pub(crate) type FloatFn<W> = unsafe fn(&[W], FloatRows<'_>, &mut [f32]);
 
 enum Data {
@@ -96,12 +96,15 @@ enum Data {
 }
 
 fn padded<W: Element>(values: &[W], rows: usize, cols: usize, stride: usize) -> AlignedVec<W> {
-    let mut out = AlignedVec::zeroed(rows.next_multiple_of(GROUP_ROWS) * stride);
+    let mut out = AlignedVec::zeroed(rows.next_multiple_of(FLOAT_ROWS) * stride);
     for (out, row) in out.chunks_mut(stride.max(1)).zip(values.chunks(cols.max(1))) {
         out[..cols].copy_from_slice(row);
     }
     out
 }
+
+/// Rows that a float function takes together.
+pub(crate) const FLOAT_ROWS: usize = 4;
 
 /// Values to which rows are padded: a multiple of every kernel's float vector.
 pub(crate) const FLOAT_PADDING: usize = 32;

@@ -11,16 +11,20 @@
 //!                                                           int8      8     1           128     0..=255
 //! ```
 //!
-//! Four rows form a *group* and are interleaved, so that one load of activations serves four rows and the bytes are read in
-//! one stream. `L` is [`Kernel::lanes`] (32 bytes for AVX2, 64 for AVX-512) and `n = 8 / bits` the codes of a byte:
+//! Rows live in the 32-bit lanes of a vector. `L` is [`Kernel::lanes`] (its bytes: 16, 32 or 64); `L / 4` rows form a
+//! *group*, `n = 8 / bits` codes share a byte, and a *block* of `L` bytes holds `4n` adjacent columns of a group:
 //!
 //! ```text
-//! group g: | block 0: row 4g: L bytes | row 4g+1: L bytes | row 4g+2 | row 4g+3 | block 1: row 4g ... |
-//! block b covers columns b*n*L .. (b+1)*n*L; bits [i*bits, (i+1)*bits) of byte j hold u of column b*n*L + i*L + j
+//! group g: | block 0: L bytes | block 1 | ... | block B-1 |        B = ceil(columns / 4n)
+//! byte 4r + j of block b: bits [i*bits, (i+1)*bits) hold u of row g*L/4 + r, column 4*(b*n + i) + j
 //! ```
 //!
-//! so one shift and one mask of a whole vector give `L` adjacent columns. Rows beyond the last and columns beyond the
-//! last hold u = 0, and activations beyond the last column are 0, so both add nothing.
+//! so a group is read in one stream, one shift and one mask of a whole vector give four adjacent columns of every row, and
+//! the dot-product instructions (four byte products summed into each 32-bit lane) meet them with four activation codes
+//! broadcast to all lanes. Sums stand in the lanes as they will stand in the output: nothing is ever added across lanes.
+//! Unpacked, a block is also what a matrix unit takes as its second operand (AMX: 16 rows of 4 columns).
+//! Rows beyond the last and columns beyond the last hold u = 0, and activations beyond the last column are 0, so both
+//! add nothing.
 //!
 //! Overflow: `0 <= u <= 255` and `-128 <= a <= 127`, so with at most [`MAX_COLS`] = 2^16 columns `|raw| <= 2^16 * 255 * 128 < 2^31`,
 //! and `|offset * sum(a)| <= 128 * 2^16 * 128 = 2^30`. Binary: `multiplier * raw <= 2 * 2^16 * 128 = 2^24`.
@@ -71,6 +75,11 @@ impl CodeKind {
         }
     }
 
+    /// Columns of one block.
+    pub(crate) const fn block_cols(self) -> usize {
+        4 * 8 / self.bits()
+    }
+
     fn of(layout: Layout) -> Self {
         match layout {
             Layout::TwoBit => Self::Ternary,
@@ -83,7 +92,7 @@ impl CodeKind {
 
 /// A `[rows, cols]` matrix of codes as one kernel wants it.
 ///
-/// Invariant: the kernel runs on this CPU, and `bytes` holds `groups * blocks * GROUP_ROWS * lanes` bytes.
+/// Invariant: the kernel runs on this CPU, and `bytes` holds `groups * blocks * lanes` bytes.
 pub(crate) struct CodeMatrix {
     kernel: &'static Kernel,
     kind: CodeKind,
@@ -102,16 +111,16 @@ impl CodeMatrix {
         assert!(kernel.is_supported(), "kernel `{}` on a CPU without its instructions", kernel.name);
         assert!(packed.cols() <= MAX_COLS, "{} columns, at most {MAX_COLS} keep sums in i32", packed.cols());
         let kind = CodeKind::of(packed.layout());
-        let (rows, cols, lanes) = (packed.rows(), packed.cols(), kernel.lanes);
-        let blocks = cols.div_ceil(block_cols(kind, lanes));
-        let group_bytes = blocks * GROUP_ROWS * lanes;
-        let mut bytes = AlignedVec::zeroed(rows.div_ceil(GROUP_ROWS) * group_bytes);
+        let (rows, cols) = (packed.rows(), packed.cols());
+        let blocks = cols.div_ceil(kind.block_cols());
+        let (group_rows, group_bytes) = (kernel.group_rows(), blocks * kernel.lanes);
+        let mut bytes = AlignedVec::zeroed(rows.div_ceil(group_rows) * group_bytes);
         bytes.par_chunks_mut(group_bytes.max(1)).enumerate().for_each_init(
-            || vec![0i8; cols],
+            || vec![0i8; cols.next_multiple_of(4)],
             |codes, (group, bytes)| {
-                for (r, row) in (group * GROUP_ROWS..rows).take(GROUP_ROWS).enumerate() {
-                    packed.unpack_row(row, codes);
-                    encode_row(kind, lanes, codes, r, bytes);
+                for (r, row) in (group * group_rows..rows).take(group_rows).enumerate() {
+                    packed.unpack_row(row, &mut codes[..cols]);
+                    encode_row(kind, kernel.lanes, codes, cols, r, bytes);
                 }
             },
         );
@@ -130,15 +139,21 @@ impl CodeMatrix {
         self.bytes.len()
     }
 
-    /// Exact products of the rows of `group` with `tokens` of `x`: `out` is `[tokens, GROUP_ROWS]`; rows that do not exist
-    /// give numbers without meaning.
+    /// Rows of a group.
+    pub(crate) fn group_rows(&self) -> usize {
+        self.kernel.group_rows()
+    }
+
+    /// Exact products of the rows of `groups` with `tokens` of `x`: `out` is `[tokens, groups * group_rows]`; rows that do
+    /// not exist give numbers without meaning.
     ///
     /// # Panics
-    /// If a group or token does not exist, or `x` has other columns or was padded for a narrower kernel.
-    pub(crate) fn sums(&self, group: usize, x: CodeRows<'_>, tokens: Range<usize>, out: &mut [i32]) {
-        assert_eq!(out.len(), tokens.len() * GROUP_ROWS, "a sum for each token and row");
+    /// If a group or token does not exist, or `x` has other columns or was not padded.
+    pub(crate) fn sums(&self, groups: Range<usize>, x: CodeRows<'_>, tokens: Range<usize>, out: &mut [i32]) {
+        let width = groups.len() * self.group_rows();
+        assert_eq!(out.len(), tokens.len() * width, "a sum for each token and row");
         assert_eq!(x.sums.len() * x.stride, x.codes.len(), "a sum for each token");
-        let job = self.job(group, x.cols, x.stride, &x.codes[tokens.start * x.stride..tokens.end * x.stride]);
+        let job = self.job(groups, x.cols, x.stride, &x.codes[tokens.start * x.stride..tokens.end * x.stride]);
         let function = match self.kind {
             CodeKind::Ternary => self.kernel.ternary,
             CodeKind::Binary => self.kernel.binary,
@@ -146,52 +161,59 @@ impl CodeMatrix {
             CodeKind::Int4 => self.kernel.int4,
         };
         // SAFETY: `new` checked that the CPU runs this kernel; `job` checked the sizes that `Job` promises, and `out` has
-        // GROUP_ROWS entries for each of its tokens.
+        // an entry for each row of its groups and each of its tokens.
         unsafe { function(&job, out) };
-        for (out, &sum) in out.chunks_mut(GROUP_ROWS).zip(&x.sums[tokens]) {
-            for out in out {
-                *out = self.kind.multiplier() * *out - self.kind.offset() * sum;
-            }
+        let (multiplier, offset) = (self.kind.multiplier(), self.kind.offset());
+        for (out, &sum) in out.chunks_mut(width.max(1)).zip(&x.sums[tokens]) {
+            let offset = offset * sum;
+            out.iter_mut().for_each(|out| *out = multiplier * *out - offset);
         }
     }
 
-    /// Products of the rows of `group` with `tokens` of unquantized inputs, summed in f32: `out` is `[tokens, GROUP_ROWS]`.
+    /// Products of the rows of `groups` with `tokens` of unquantized inputs, summed in f32: `out` is
+    /// `[tokens, groups * group_rows]`.
     ///
     /// # Panics
     /// As [`Self::sums`].
-    pub(crate) fn float_sums(&self, group: usize, x: FloatRows<'_>, tokens: Range<usize>, out: &mut [f32]) {
-        assert_eq!(out.len(), tokens.len() * GROUP_ROWS, "a sum for each token and row");
-        let job = self.job(group, x.cols, x.stride, &x.values[tokens.start * x.stride..tokens.end * x.stride]);
+    pub(crate) fn float_sums(&self, groups: Range<usize>, x: FloatRows<'_>, tokens: Range<usize>, out: &mut [f32]) {
+        assert_eq!(out.len(), tokens.len() * groups.len() * self.group_rows(), "a sum for each token and row");
+        let job = self.job(groups, x.cols, x.stride, &x.values[tokens.start * x.stride..tokens.end * x.stride]);
         // SAFETY: as in `sums`.
         unsafe { (self.kernel.code_floats)(&job, out) };
     }
 
-    fn job<'a, A>(&'a self, group: usize, cols: usize, stride: usize, x: &'a [A]) -> Job<'a, A> {
+    fn job<'a, A>(&'a self, groups: Range<usize>, cols: usize, stride: usize, x: &'a [A]) -> Job<'a, A> {
         assert_eq!(cols, self.cols, "inputs of as many columns as the weights");
-        assert!(group * GROUP_ROWS < self.rows, "group {group} of {} rows", self.rows);
-        assert!(
-            stride >= self.blocks * block_cols(self.kind, self.kernel.lanes),
-            "inputs padded for kernel `{}`",
-            self.kernel.name
-        );
+        let group_bytes = self.blocks * self.kernel.lanes;
+        assert!(groups.end * group_bytes <= self.bytes.len(), "groups {groups:?} of {} rows", self.rows);
+        assert!(stride >= self.blocks * self.kind.block_cols(), "inputs padded to whole blocks");
         assert!(stride == 0 || x.len().is_multiple_of(stride), "whole tokens");
-        let group_bytes = self.blocks * GROUP_ROWS * self.kernel.lanes;
-        let bytes = &self.bytes[group * group_bytes..][..group_bytes];
-        Job { kind: self.kind, lanes: self.kernel.lanes, blocks: self.blocks, bytes, x, stride }
+        let bytes = &self.bytes[groups.start * group_bytes..groups.end * group_bytes];
+        let rows = groups.len() * self.group_rows();
+        Job { kind: self.kind, lanes: self.kernel.lanes, blocks: self.blocks, rows, bytes, x, stride }
     }
 }
 
-/// One group of rows and some tokens, as a kernel function sees them.
+/// Some groups of rows and some tokens, as a kernel function sees them.
 ///
-/// Invariant: `bytes` is `blocks * GROUP_ROWS * lanes` long; `x` is a whole number of tokens of `stride` values, and
-/// `stride >= blocks * block_cols(kind, lanes)`.
+/// Invariant: `rows` is a whole number of groups of `lanes / 4` rows, `bytes` has `blocks * lanes` bytes for each; `x` is a whole number of tokens of `stride`
+/// values, and `stride >= blocks * kind.block_cols()`.
 pub(crate) struct Job<'a, A> {
     pub(crate) kind: CodeKind,
     pub(crate) lanes: usize,
     pub(crate) blocks: usize,
+    pub(crate) rows: usize,
     pub(crate) bytes: &'a [u8],
     pub(crate) x: &'a [A],
     pub(crate) stride: usize,
+}
+
+impl<A> Job<'_, A> {
+    /// The bytes of each group.
+    pub(crate) fn groups(&self) -> impl Iterator<Item = &[u8]> {
+        let group_bytes = self.blocks * self.lanes;
+        (0..self.rows / (self.lanes / 4)).map(move |group| &self.bytes[group * group_bytes..][..group_bytes])
+    }
 }
 
 /// Activation codes `[tokens, stride]` of which `cols` count and the rest are 0, with the sum of each token's codes.
@@ -211,32 +233,28 @@ pub(crate) struct FloatRows<'a> {
     pub(crate) stride: usize,
 }
 
-/// Columns of one block.
-pub(crate) const fn block_cols(kind: CodeKind, lanes: usize) -> usize {
-    lanes * 8 / kind.bits()
+/// Values a token takes in memory: columns padded to the largest block.
+pub(crate) fn padded_cols(cols: usize) -> usize {
+    cols.max(1).next_multiple_of(PADDING)
 }
 
-/// Values a token takes in memory: columns padded to the largest block of `kernel`, and to whole lines as f32.
-pub(crate) fn padded_cols(cols: usize, kernel: &Kernel) -> usize {
-    cols.max(1).next_multiple_of(block_cols(CodeKind::Binary, kernel.lanes))
-}
-
-fn encode_row(kind: CodeKind, lanes: usize, codes: &[i8], r: usize, bytes: &mut [u8]) {
-    let blocks = codes.chunks(block_cols(kind, lanes));
-    for (codes, bytes) in blocks.zip(bytes.chunks_mut(GROUP_ROWS * lanes)) {
-        let bytes = &mut bytes[r * lanes..][..lanes];
-        for (i, codes) in codes.chunks(lanes).enumerate() {
-            for (byte, &code) in bytes.iter_mut().zip(codes) {
-                // In wrapping bytes, so that the loop vectorizes; the division by 1 or 2 is exact.
-                let u = (code as u8).wrapping_add(kind.offset() as u8) >> (kind.multiplier() - 1);
-                *byte |= u << (i * kind.bits());
-            }
-        }
+/// Writes row `r` of a group. `codes` is `cols` long and padded with anything to whole fours.
+fn encode_row(kind: CodeKind, lanes: usize, codes: &mut [i8], cols: usize, r: usize, bytes: &mut [u8]) {
+    let (offset, shift) = (kind.offset() as u8, kind.multiplier() - 1);
+    // In wrapping bytes, so that the loop vectorizes; the division by 1 or 2 is exact.
+    codes.iter_mut().for_each(|code| *code = ((*code as u8).wrapping_add(offset) >> shift) as i8);
+    codes[cols..].fill(0);
+    let blocks = codes.as_chunks::<4>().0.chunks(8 / kind.bits());
+    for (slots, bytes) in blocks.zip(bytes.chunks_mut(lanes)) {
+        let merge =
+            |word, (i, u): (usize, &[i8; 4])| word | u32::from_le_bytes(u.map(|u| u as u8)) << (i * kind.bits());
+        let word = slots.iter().enumerate().fold(0, merge);
+        bytes[4 * r..][..4].copy_from_slice(&word.to_le_bytes());
     }
 }
 
-/// Rows of a group.
-pub(crate) const GROUP_ROWS: usize = 4;
+/// A multiple of every block, and of whole lines of codes.
+const PADDING: usize = 64;
 
 /// Columns up to which no integer sum of any kind can leave i32.
 pub const MAX_COLS: usize = 1 << 16;

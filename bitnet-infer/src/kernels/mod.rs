@@ -26,20 +26,20 @@ use half::{bf16, f16};
 
 pub(crate) use aligned::AlignedVec;
 use float::FloatFn;
-pub(crate) use float::FloatStore;
+pub(crate) use float::{FLOAT_ROWS, FloatStore};
 use layout::Job;
 pub use layout::{CodeKind, MAX_COLS};
-pub(crate) use layout::{CodeMatrix, CodeRows, FloatRows, GROUP_ROWS, padded_cols};
+pub(crate) use layout::{CodeMatrix, CodeRows, FloatRows, padded_cols};
 
 /// One implementation of every product a model needs.
 ///
-/// The code functions take a group of four rows and any number of tokens and write `raw = sum(u * a)`, `[tokens, 4]`
+/// The code functions take some groups of rows and any number of tokens and write `raw = sum(u * a)`, `[tokens, rows]`
 /// (see `layout`); calling one on a CPU without its instructions is undefined, so only the matrix types call them.
 pub struct Kernel {
     /// The name used by `BITNET_KERNEL` and in reports.
     pub name: &'static str,
     supported: fn() -> bool,
-    /// Bytes of one row in a block, the width of this kernel's vectors.
+    /// Bytes of a block, the width of this kernel's vectors.
     lanes: usize,
     ternary: unsafe fn(&Job<'_, i8>, &mut [i32]),
     binary: unsafe fn(&Job<'_, i8>, &mut [i32]),
@@ -56,6 +56,11 @@ impl Kernel {
     /// Whether this CPU has the instructions.
     pub fn is_supported(&self) -> bool {
         (self.supported)()
+    }
+
+    /// Rows of a group: the 32-bit lanes of a vector.
+    pub(crate) fn group_rows(&self) -> usize {
+        self.lanes / 4
     }
 }
 

@@ -1,9 +1,8 @@
 //! The portable kernel: what every other kernel must equal.
 //!
 //! ```text
-//! for each row of the group:
-//!     for each block of columns: u[..] = (bytes >> shift) & mask
-//!         for each token: raw[token][row] += sum(u * a)
+//! for each group, block, row of the group, slot of a byte: u[0..4] = (bytes >> shift) & mask
+//!     for each token: raw[token][row] += sum(u * a)
 //! ```
 //!
 //! Overflow: products and sums are i32; [`super::layout`] shows that `raw` fits for any allowed number of columns.
@@ -15,89 +14,107 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use super::Kernel;
-use super::layout::{FloatRows, GROUP_ROWS, Job, block_cols};
+use super::float::FLOAT_ROWS;
+use super::layout::{CodeKind, FloatRows, Job};
 
 /// Runs everywhere.
 pub static KERNEL: Kernel = Kernel {
     name: "scalar",
     supported: || true,
-    lanes: 32,
+    lanes: 16,
     ternary: sums,
     binary: sums,
     int8: sums,
     int4: sums,
-    code_floats,
+    code_floats: code_floats::<4>,
     f32: |w, x, out| float_sums(w, |w, values| values.copy_from_slice(w), x, out),
     f16: |w: &[f16], x, out| float_sums(w, HalfFloatSliceExt::convert_to_f32_slice, x, out),
     bf16: |w: &[bf16], x, out| float_sums(w, HalfFloatSliceExt::convert_to_f32_slice, x, out),
 };
 
-/// `raw` of every token and row, `[tokens, GROUP_ROWS]`.
+/// `raw` of every token and row, `[tokens, rows of the job]`.
 pub(super) fn sums(job: &Job<'_, i8>, out: &mut [i32]) {
     out.fill(0);
-    let mut u = [0u8; MAX_BLOCK];
-    for (block, bytes) in job.bytes.chunks(GROUP_ROWS * job.lanes).enumerate() {
-        for (row, bytes) in bytes.chunks(job.lanes).enumerate() {
-            let u = decode(job.kind.bits(), bytes, &mut u);
-            for (x, out) in job.x.chunks(job.stride).zip(out.chunks_mut(GROUP_ROWS)) {
-                let x = &x[block * u.len()..][..u.len()];
-                out[row] += u.iter().zip(x).map(|(&u, &a)| i32::from(u) * i32::from(a)).sum::<i32>();
+    let (rows, slots) = (job.lanes / 4, 8 / job.kind.bits());
+    let width = job.rows;
+    for (group, bytes) in job.groups().enumerate() {
+        for (block, bytes) in bytes.chunks(job.lanes).enumerate() {
+            for (r, bytes) in bytes.as_chunks::<4>().0.iter().enumerate() {
+                for slot in 0..slots {
+                    let u = bytes.map(|byte| decode(job.kind, byte, slot));
+                    for (x, out) in job.x.chunks(job.stride).zip(out.chunks_mut(width)) {
+                        let x = &x[(block * slots + slot) * 4..][..4];
+                        out[group * rows + r] +=
+                            u.iter().zip(x).map(|(&u, &a)| i32::from(u) * i32::from(a)).sum::<i32>();
+                    }
+                }
             }
         }
     }
 }
 
-/// `sum(code * x)`. Codes become floats one block at a time, once for [`FLOAT_TOKENS`] tokens.
+fn decode(kind: CodeKind, byte: u8, slot: usize) -> u8 {
+    (byte >> (slot * kind.bits())) & ((1u16 << kind.bits()) - 1) as u8
+}
+
+/// `sum(code * x)` for `[tokens, rows of the job]`, two tokens at a time, in groups of `ROWS` rows.
 #[inline(always)]
-pub(super) fn code_floats(job: &Job<'_, f32>, out: &mut [f32]) {
-    let cols = block_cols(job.kind, job.lanes);
-    let (multiplier, offset) = (job.kind.multiplier() as f32, job.kind.offset() as f32);
-    let mut u = [0u8; MAX_BLOCK];
-    let mut codes = [0f32; MAX_BLOCK];
-    let tiles = job.x.chunks(FLOAT_TOKENS * job.stride).zip(out.chunks_mut(FLOAT_TOKENS * GROUP_ROWS));
-    for (x, out) in tiles {
-        for row in 0..GROUP_ROWS {
-            let mut lanes = [[0f32; FLOAT_LANES]; FLOAT_TOKENS];
-            for block in 0..job.blocks {
-                let bytes = &job.bytes[(block * GROUP_ROWS + row) * job.lanes..][..job.lanes];
-                for (code, &u) in codes.iter_mut().zip(decode(job.kind.bits(), bytes, &mut u)) {
-                    *code = multiplier * f32::from(u) - offset;
-                }
-                for (x, lanes) in x.chunks(job.stride).zip(&mut lanes) {
-                    add_products(lanes, &codes[..cols], &x[block * cols..][..cols]);
-                }
-            }
-            for (out, lanes) in out.chunks_mut(GROUP_ROWS).zip(lanes) {
-                out[row] = add_lanes(lanes);
+pub(super) fn code_floats<const ROWS: usize>(job: &Job<'_, f32>, out: &mut [f32]) {
+    let width = job.rows;
+    for (group, bytes) in job.groups().enumerate() {
+        let blocks = bytes.as_chunks::<4>().0.as_chunks::<ROWS>().0;
+        for (x, out) in job.x.chunks(2 * job.stride).zip(out.chunks_mut(2 * width)) {
+            let out = out.chunks_mut(width).map(|out| &mut out[group * ROWS..][..ROWS]);
+            if x.len() == 2 * job.stride {
+                let (x, y) = x.split_at(job.stride);
+                out.zip(code_tile(job.kind, blocks, [x, y])).for_each(|(out, sums)| out.copy_from_slice(&sums));
+            } else {
+                out.zip(code_tile(job.kind, blocks, [x])).for_each(|(out, sums)| out.copy_from_slice(&sums));
             }
         }
     }
+}
+
+/// Each of the four columns of a slot has a sum of its own, added pairwise at the end; rows stand in lanes, so any width of
+/// vectors gives the same bits.
+#[inline(always)]
+fn code_tile<const ROWS: usize, const T: usize>(
+    kind: CodeKind,
+    blocks: &[[[u8; 4]; ROWS]],
+    x: [&[f32]; T],
+) -> [[f32; ROWS]; T] {
+    let (multiplier, offset) = (kind.multiplier() as f32, kind.offset() as f32);
+    let (bits, slots) = (kind.bits(), 8 / kind.bits());
+    let mask = (1u32 << bits) - 1;
+    let x = x.map(|x| x.as_chunks::<4>().0);
+    let mut sums = [[[0f32; ROWS]; 4]; T];
+    for (block, words) in blocks.iter().enumerate() {
+        let words = words.map(u32::from_le_bytes);
+        for slot in 0..slots {
+            let x = x.map(|x| x[block * slots + slot]);
+            for j in 0..4 {
+                let codes = words.map(|word| multiplier * ((word >> (8 * j + slot * bits)) & mask) as f32 - offset);
+                for (sums, x) in sums.iter_mut().zip(x) {
+                    sums[j].iter_mut().zip(codes).for_each(|(sum, code)| *sum += code * x[j]);
+                }
+            }
+        }
+    }
+    sums.map(|sums| std::array::from_fn(|r| (sums[0][r] + sums[1][r]) + (sums[2][r] + sums[3][r])))
 }
 
 /// Rows of floats times inputs; `to_f32` widens a row once for all tokens.
 fn float_sums<W>(weights: &[W], to_f32: impl Fn(&[W], &mut [f32]), x: FloatRows<'_>, out: &mut [f32]) {
-    let stride = weights.len() / GROUP_ROWS;
+    let stride = weights.len() / FLOAT_ROWS;
     let mut values = vec![0f32; stride];
-    for row in 0..GROUP_ROWS {
+    for row in 0..FLOAT_ROWS {
         to_f32(&weights[row * stride..][..stride], &mut values);
-        for (x, out) in x.values.chunks(x.stride).zip(out.chunks_mut(GROUP_ROWS)) {
+        for (x, out) in x.values.chunks(x.stride).zip(out.chunks_mut(FLOAT_ROWS)) {
             let mut lanes = [0f32; FLOAT_LANES];
             add_products(&mut lanes, &values, &x[..stride]);
             out[row] = add_lanes(lanes);
         }
     }
-}
-
-/// The `u` of one block of one row, in column order.
-#[inline(always)]
-fn decode<'a>(bits: usize, bytes: &[u8], u: &'a mut [u8; MAX_BLOCK]) -> &'a [u8] {
-    let mask = ((1u16 << bits) - 1) as u8;
-    for (i, u) in u.chunks_mut(bytes.len()).take(8 / bits).enumerate() {
-        for (u, &byte) in u.iter_mut().zip(bytes) {
-            *u = (byte >> (i * bits)) & mask;
-        }
-    }
-    &u[..bytes.len() * 8 / bits]
 }
 
 #[inline(always)]
@@ -124,9 +141,3 @@ fn add_lanes(lanes: [f32; FLOAT_LANES]) -> f32 {
 
 /// Interleaved float sums.
 const FLOAT_LANES: usize = 16;
-
-/// Tokens that share the decoding of a block.
-const FLOAT_TOKENS: usize = 8;
-
-/// Columns of the largest block: 64 bytes of one-bit codes.
-const MAX_BLOCK: usize = 512;

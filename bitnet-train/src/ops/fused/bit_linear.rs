@@ -102,10 +102,8 @@ impl CustomOp2 for BitLinear {
         let t = x.len() / k;
         let kernel = kernels::best().map_err(Error::msg)?;
         let scheme = self.spec.quantization.activation;
-        let saved = Saved {
-            x: scheme.map(|scheme| Activations::new(x, k, Some(scheme), kernel)),
-            w: self.quantize_weights(w, n),
-        };
+        let saved =
+            Saved { x: scheme.map(|scheme| Activations::new(x, k, Some(scheme))), w: self.quantize_weights(w, n) };
         let mut y_tn = vec![0f32; t * n];
         if let (Some(x), Some(w)) = (&saved.x, &saved.w) {
             w.to_linear(n, k, kernel)?.forward(x, &mut y_tn);
