@@ -102,23 +102,24 @@ fn tokens<const BITS: u32, const SLOTS: usize, const G: usize>(
     let tokens = job.x.len() / job.stride;
     let eights = tokens / 8 * 8;
     for first in (0..eights).step_by(8) {
-        tile::<BITS, SLOTS, G, 8>(groups, job, first, out, column);
+        tile::<BITS, SLOTS, G, 8, 1>(groups, job, first, out, column);
     }
     if tokens & 4 != 0 {
-        tile::<BITS, SLOTS, G, 4>(groups, job, eights, out, column);
+        tile::<BITS, SLOTS, G, 4, 1>(groups, job, eights, out, column);
     }
     if tokens & 2 != 0 {
-        tile::<BITS, SLOTS, G, 2>(groups, job, tokens & !3, out, column);
+        tile::<BITS, SLOTS, G, 2, 2>(groups, job, tokens & !3, out, column);
     }
     if tokens & 1 != 0 {
-        tile::<BITS, SLOTS, G, 1>(groups, job, tokens - 1, out, column);
+        tile::<BITS, SLOTS, G, 1, 4>(groups, job, tokens - 1, out, column);
     }
 }
 
-/// Products of `G` groups and `T` tokens from the one numbered `first` on.
+/// Products of `G` groups and `T` tokens from the one numbered `first` on. Slots take turns in `C` sums, so that `G * T * C`
+/// chains hide the latency of `dpbusd`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn tile<const BITS: u32, const SLOTS: usize, const G: usize, const T: usize>(
+fn tile<const BITS: u32, const SLOTS: usize, const G: usize, const T: usize, const C: usize>(
     groups: [&[[u8; LANES]]; G],
     job: &Job<'_, i8>,
     first: usize,
@@ -130,7 +131,7 @@ fn tile<const BITS: u32, const SLOTS: usize, const G: usize, const T: usize>(
         &job.x[(first + t) * job.stride..][..job.stride].as_chunks().0.as_chunks().0[..job.blocks]
     });
     let mask = _mm512_set1_epi8(((1u16 << BITS) - 1) as i8);
-    let mut sums = [[_mm512_setzero_si512(); G]; T];
+    let mut sums = [[[_mm512_setzero_si512(); G]; C]; T];
     for block in 0..job.blocks {
         let mut v = [_mm512_setzero_si512(); G];
         for (v, group) in v.iter_mut().zip(groups) {
@@ -144,14 +145,15 @@ fn tile<const BITS: u32, const SLOTS: usize, const G: usize, const T: usize>(
             }
             for (x, sums) in x.iter().zip(&mut sums) {
                 let four = _mm512_set1_epi32(i32::from_le_bytes(x[block][slot].map(|code| code as u8)));
-                for (sum, u) in sums.iter_mut().zip(u) {
+                for (sum, u) in sums[slot % C].iter_mut().zip(u) {
                     *sum = _mm512_dpbusd_epi32(*sum, u, four);
                 }
             }
         }
     }
     for (out, sums) in out.chunks_exact_mut(job.rows).skip(first).zip(sums) {
-        for (out, sum) in out[column..].as_chunks_mut::<ROWS>().0.iter_mut().zip(sums) {
+        for (g, out) in out[column..].as_chunks_mut::<ROWS>().0.iter_mut().take(G).enumerate() {
+            let sum = sums.iter().fold(_mm512_setzero_si512(), |sum, chain| _mm512_add_epi32(sum, chain[g]));
             store(out, sum);
         }
     }
