@@ -19,7 +19,7 @@ mod random;
 mod rope;
 mod sampler;
 
-pub use cache::KvCache;
+pub use cache::{KvCache, KvType};
 pub use error::{Error, Result};
 pub use forward::{LogitsFor, Sequence};
 pub use load::{LoadedModel, check_folder, open, read_tokenizer};
