@@ -114,21 +114,18 @@ impl Store {
         }
     }
 
-    /// Puts back what [`Store::append_slot`] has given out. A number that no sequence can have left there, such as a NaN,
-    /// becomes one that it can.
+    /// Puts back what [`Store::append_slot`] has given out.
     pub(super) fn restore_slot(&mut self, slot: usize, bytes: &[u8]) {
         let (kv_heads, d, order) = (self.kv_heads, self.head_dim, self.order);
         for (head, bytes) in bytes.chunks_exact(bytes.len() / kv_heads).enumerate() {
             let place = (order, head, slot);
             match &mut self.numbers {
                 Numbers::F32(numbers) => scatter(numbers, place, bytes.as_chunks().0, |&b| f32::from_le_bytes(b)),
-                Numbers::F16(numbers) => {
-                    scatter(numbers, place, bytes.as_chunks().0, |&b| to_f16(f16::from_le_bytes(b).to_f32()));
-                }
+                Numbers::F16(numbers) => scatter(numbers, place, bytes.as_chunks().0, |&b| f16::from_le_bytes(b)),
                 Numbers::Int8 { codes, steps } => {
                     let (step, row) = bytes.split_at(bytes.len() - d);
                     steps[head * BLOCK + slot] = step.first_chunk().map_or(0.0, |&step| f32::from_le_bytes(step));
-                    scatter(codes, place, row, |&byte| i8::from_le_bytes([byte]).max(-127));
+                    scatter(codes, place, row, |&byte| i8::from_le_bytes([byte]));
                 }
             }
         }
