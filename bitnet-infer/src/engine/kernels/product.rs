@@ -17,18 +17,20 @@ pub(in crate::engine) struct Product<'a> {
 }
 
 /// `c += a b`, `c` being whole rows of `n`. Every number of `c` is one chain of `mul_add` from the first to the last of `k`,
-/// whatever else is computed: so a row does not depend on its neighbours.
+/// whatever else is computed: so a row does not depend on its neighbours. Tiles are `CHUNKS` times [`LANES`] wide, more for few
+/// rows.
 #[inline(always)]
-pub(super) fn add_product(product: &Product, c: &mut [f32]) {
+pub(super) fn add_product<const CHUNKS: usize>(product: &Product, c: &mut [f32]) {
     let rows = c.len() / product.n;
     let mut row = 0;
     while row < rows {
         let a = &product.a[row * product.a_stride..];
         let c = &mut c[row * product.n..];
-        // Numbers of sums that fit sixteen registers of eight, with room for a row of `b` and a number of `a`.
+        // With one chunk the sums fit sixteen registers of eight numbers, with two 32 of sixteen, beside a row of `b` and a
+        // number of `a`.
         row += match rows - row {
-            6.. => strip::<6, 1>(product, a, c),
-            4.. => strip::<4, 1>(product, a, c),
+            6.. => strip::<6, CHUNKS>(product, a, c),
+            4.. => strip::<4, CHUNKS>(product, a, c),
             2.. => strip::<2, 2>(product, a, c),
             _ => strip::<1, 4>(product, a, c),
         };
