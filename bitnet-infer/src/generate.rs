@@ -1,11 +1,14 @@
 //! Text in, text out: where token ids become text.
 
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use bitnet_model::tokenizer::{TextStream, Tokenizer};
 
-use crate::engine::{Error, KvCache, LogitsFor, Model, Result, Sampler, SamplerConfig};
+use crate::engine::{
+    Error, KvCache, KvType, LogitsFor, Model, Result, Sampler, SamplerConfig, SavedPrompt, save_prompt,
+};
 
 /// What to generate.
 #[derive(Clone, Debug)]
@@ -18,11 +21,23 @@ pub struct GenerateOptions {
     pub context: Option<usize>,
     /// How tokens are drawn.
     pub sampler: SamplerConfig,
+    /// What keys and values are kept as.
+    pub kv: KvType,
+    /// A file of [`save_prompt`]: what the prompt has in common with it is not read again. It is written if it does not exist,
+    /// and replaced if the prompt is longer than what it holds.
+    pub prompt_cache: Option<PathBuf>,
 }
 
 impl Default for GenerateOptions {
     fn default() -> Self {
-        Self { max_new_tokens: 128, stop: Vec::new(), context: None, sampler: SamplerConfig::default() }
+        Self {
+            max_new_tokens: 128,
+            stop: Vec::new(),
+            context: None,
+            sampler: SamplerConfig::default(),
+            kv: KvType::default(),
+            prompt_cache: None,
+        }
     }
 }
 
@@ -51,20 +66,26 @@ pub struct Generation {
     pub tokens: Vec<u32>,
     /// Tokens of the prompt, BOS included.
     pub prompt_tokens: usize,
+    /// How many of them were in the prompt cache.
+    pub cached_tokens: usize,
     /// Seconds until the prompt was read.
     pub prefill_seconds: f64,
     /// Seconds for the new tokens after that.
     pub decode_seconds: f64,
     /// Forward passes behind `decode_seconds`: the last token needs none.
     pub decode_steps: usize,
+    /// What keys and values were kept as.
+    pub kv: KvType,
+    /// Bytes of all of them at the end.
+    pub kv_bytes: usize,
     /// Why it ended.
     pub stop_reason: StopReason,
 }
 
 impl Generation {
-    /// Tokens of the prompt read per second.
+    /// Tokens of the prompt read per second, without those from the prompt cache.
     pub fn prefill_rate(&self) -> f64 {
-        self.prompt_tokens as f64 / self.prefill_seconds.max(1e-9)
+        (self.prompt_tokens - self.cached_tokens) as f64 / self.prefill_seconds.max(1e-9)
     }
 
     /// New tokens per second after the first.
@@ -105,7 +126,8 @@ impl<'a> Generator<'a> {
     /// Continues `prompt`, giving each piece of text to `on_text` as soon as it is certain.
     ///
     /// # Errors
-    /// If the prompt cannot be encoded or does not fit the context, or a setting is out of its range.
+    /// If the prompt cannot be encoded or does not fit the context, a setting is out of its range, or the prompt cache cannot
+    /// be read or written.
     pub fn run(
         &self,
         prompt: &str,
@@ -116,7 +138,7 @@ impl<'a> Generator<'a> {
         let mut history = self.encode(prompt)?;
         let prompt_tokens = history.len();
         let longest = self.model.config().max_position_embeddings;
-        let mut cache = KvCache::new(self.model.config(), options.context.unwrap_or(longest))?;
+        let mut cache = KvCache::with_type(self.model.config(), options.context.unwrap_or(longest), options.kv)?;
         if prompt_tokens > cache.capacity() {
             let capacity = cache.capacity();
             return Err(Error::Input(format!(
@@ -127,9 +149,19 @@ impl<'a> Generator<'a> {
         let mut stops = StopFilter::new(&options.stop);
         let mut text = String::new();
 
+        let saved = match &options.prompt_cache {
+            Some(path) if path.exists() => Some(SavedPrompt::read(path, self.model, options.kv)?),
+            _ => None,
+        };
         let started = Instant::now();
-        let mut logits = self.model.forward(&history, &mut cache, LogitsFor::Last)?;
+        let cached_tokens = saved.as_ref().map_or(0, |saved| saved.restore(&history, &mut cache));
+        let mut logits = self.model.forward(&history[cached_tokens..], &mut cache, LogitsFor::Last)?;
         let prefill_seconds = started.elapsed().as_secs_f64();
+        if let Some(path) = &options.prompt_cache
+            && saved.is_none_or(|saved| saved.tokens().len() < prompt_tokens)
+        {
+            save_prompt(path, self.model, &history, &cache)?;
+        }
         let (started, mut decode_steps) = (Instant::now(), 0);
         let stop_reason = loop {
             if history.len() - prompt_tokens == options.max_new_tokens {
@@ -165,7 +197,19 @@ impl<'a> Generator<'a> {
             let _ = on_text(&rest);
         }
         let tokens = history.split_off(prompt_tokens);
-        Ok(Generation { text, tokens, prompt_tokens, prefill_seconds, decode_seconds, decode_steps, stop_reason })
+        let (kv, kv_bytes) = (options.kv, cache.byte_count());
+        Ok(Generation {
+            text,
+            tokens,
+            prompt_tokens,
+            cached_tokens,
+            prefill_seconds,
+            decode_seconds,
+            decode_steps,
+            kv,
+            kv_bytes,
+            stop_reason,
+        })
     }
 }
 

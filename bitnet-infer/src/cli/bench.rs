@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use serde::Serialize;
 
-use bitnet_infer::engine::{KvCache, LogitsFor, Model, RandomModel, argmax};
+use bitnet_infer::engine::{KvCache, KvType, LogitsFor, Model, RandomModel, argmax};
 use bitnet_infer::kernels::Kernel;
 use bitnet_model::config::{Quantization, Storage};
 use bitnet_model::weights::FloatType;
@@ -61,6 +61,9 @@ pub struct Args {
     /// Measurements, of which the median counts
     #[arg(long, value_name = "N", default_value_t = 3)]
     repeats: usize,
+    /// What keys and values are kept as: f32, f16, int8
+    #[arg(long, value_name = "TYPE", default_value_t)]
+    kv: KvType,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -76,6 +79,8 @@ struct Report {
     threads: usize,
     load_seconds: f64,
     weight_bytes_per_token: usize,
+    kv: KvType,
+    kv_bytes: usize,
     prompt_tokens: usize,
     generated_tokens: usize,
     prefill_tok_per_s: f64,
@@ -141,8 +146,9 @@ impl Args {
     fn measure(&self, model: &Model, load_seconds: f64) -> Result<Report> {
         let config = model.config();
         let (mut prefill, mut decode) = (Vec::new(), Vec::new());
+        let mut kv_bytes = 0;
         for _ in 0..self.repeats {
-            let mut cache = KvCache::new(config, self.prompt + self.generate)?;
+            let mut cache = KvCache::with_type(config, self.prompt + self.generate, self.kv)?;
             let prompt: Vec<u32> = (0..self.prompt).map(|i| (i * 7919 % config.vocab_size) as u32).collect();
             let started = Instant::now();
             let mut logits = model.forward(&prompt, &mut cache, LogitsFor::Last)?;
@@ -152,6 +158,7 @@ impl Args {
                 logits = model.forward(&[argmax(&logits)], &mut cache, LogitsFor::Last)?;
             }
             decode.push(self.generate as f64 / started.elapsed().as_secs_f64());
+            kv_bytes = cache.byte_count();
         }
         let (prefill_rate, decode_rate) = (median(prefill), median(decode));
         let projection_macs = config.projection_parameters() as f64;
@@ -166,6 +173,8 @@ impl Args {
             threads: rayon::current_num_threads(),
             load_seconds,
             weight_bytes_per_token: bytes,
+            kv: self.kv,
+            kv_bytes,
             prompt_tokens: self.prompt,
             generated_tokens: self.generate,
             prefill_tok_per_s: prefill_rate,
@@ -184,6 +193,7 @@ impl Report {
             "model     {} ({} parameters), {}, ready in {:.1} s\n\
              machine   {}, threads {}, kernel {}\n\
              weights   {} read for every decoded token\n\
+             cache     {} of keys and values in {}\n\
              prefill   {:.1} tok/s over {} tokens ({:.1} GMAC/s)\n\
              decode    {:.1} tok/s over {} tokens ({:.1} GMAC/s, {:.1} GB/s of weights)\n",
             self.model,
@@ -194,6 +204,8 @@ impl Report {
             self.threads,
             self.kernel,
             output::bytes(self.weight_bytes_per_token),
+            output::bytes(self.kv_bytes),
+            self.kv,
             self.prefill_tok_per_s,
             self.prompt_tokens,
             self.prefill_gmac_per_s,

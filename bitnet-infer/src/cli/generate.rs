@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
-use bitnet_infer::engine::SamplerConfig;
+use bitnet_infer::engine::{KvType, SamplerConfig};
 use bitnet_infer::generate::{GenerateOptions, Generation, Generator, StopReason};
 use bitnet_infer::kernels::Kernel;
 
@@ -50,6 +50,12 @@ pub struct Args {
     /// Text that ends the generation and is not printed; may be given several times
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
+    /// What keys and values are kept as: f32, f16, int8
+    #[arg(long, value_name = "TYPE", default_value_t)]
+    kv: KvType,
+    /// Keep the keys and values of the prompt in this file, and do not read again what it has in common with the next prompt
+    #[arg(long, value_name = "FILE")]
+    prompt_cache: Option<PathBuf>,
     /// Print one JSON object at the end instead of text
     #[arg(long)]
     json: bool,
@@ -123,6 +129,8 @@ impl Args {
                 repeat_window: self.repeat_window,
                 seed: self.seed,
             },
+            kv: self.kv,
+            prompt_cache: self.prompt_cache.clone(),
         }
     }
 }
@@ -135,12 +143,18 @@ fn summary(generation: &Generation, kernel: &Kernel) -> String {
         StopReason::ContextFull => "the context is full: a longer --context or a shorter prompt leaves more room",
         StopReason::Cancelled => "cancelled",
     };
+    let cached = match generation.cached_tokens {
+        0 => String::new(),
+        cached => format!(" ({cached} from the prompt cache)"),
+    };
     format!(
-        "prompt {} tok at {:.1} tok/s | {} new tok at {:.1} tok/s | kernel {}, threads {} | ended: {reason}",
+        "prompt {} tok{cached} at {:.1} tok/s | {} new tok at {:.1} tok/s | keys and values {}, {} | kernel {}, threads {} | ended: {reason}",
         generation.prompt_tokens,
         generation.prefill_rate(),
         generation.tokens.len(),
         generation.decode_rate(),
+        generation.kv,
+        output::bytes(generation.kv_bytes),
         kernel.name,
         rayon::current_num_threads(),
     )

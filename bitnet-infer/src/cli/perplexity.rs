@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use bitnet_infer::engine::KvType;
 use bitnet_infer::eval::perplexity::{self, Convention, Perplexity, PerplexityOptions};
 use bitnet_infer::kernels::Kernel;
 
@@ -27,6 +28,9 @@ pub struct Args {
     /// How windows are cut and scored: windows, llama
     #[arg(long, value_name = "NAME", default_value = "windows")]
     convention: Convention,
+    /// What keys and values are kept as: f32, f16, int8
+    #[arg(long, value_name = "TYPE", default_value_t)]
+    kv: KvType,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -45,7 +49,7 @@ pub fn run(args: &Args, kernel: &'static Kernel) -> Result<()> {
     let loaded = super::open(&args.model, kernel)?;
     let tokenizer = loaded.require_tokenizer()?;
     let context = args.context.unwrap_or(loaded.model.config().max_position_embeddings.min(512));
-    let options = PerplexityOptions { convention: args.convention, context };
+    let options = PerplexityOptions { convention: args.convention, context, kv: args.kv };
     // Draws nothing unless stderr is a terminal.
     let bar = ProgressBar::new(0);
     bar.set_style(ProgressStyle::with_template("{bar:40} {pos}/{len} windows, {eta} left")?);
@@ -62,7 +66,7 @@ pub fn run(args: &Args, kernel: &'static Kernel) -> Result<()> {
 }
 
 fn report(measured: &Perplexity) -> String {
-    let Perplexity { convention, context, windows, tokens_scored, loss_nats, perplexity, standard_error, .. } =
+    let Perplexity { convention, context, kv, windows, tokens_scored, loss_nats, perplexity, standard_error, .. } =
         measured;
     let mut text = format!(
         "perplexity      {perplexity:.4} +/- {standard_error:.4}\n\
@@ -72,6 +76,8 @@ fn report(measured: &Perplexity) -> String {
         text += &format!("bits per byte   {bits:.5} (over {bytes} bytes)\n");
     }
     text + &format!(
-        "scored          {tokens_scored} tokens in {windows} windows of {context}, convention {convention}\n"
+        "scored          {tokens_scored} tokens in {windows} windows of {context}, convention {convention}\n\
+         keys, values    {kv}, {} a window\n",
+        output::bytes(measured.kv_bytes)
     )
 }

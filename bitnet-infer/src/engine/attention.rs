@@ -1,15 +1,27 @@
 //! Causal grouped-query attention over the cache.
+//!
+//! A query sees the keys block by block, in an order of steps that its position alone decides: within a span of keys one
+//! running softmax, block after block; then span after span is merged. So what it gives depends neither on how a prompt is
+//! cut nor on how the work is shared out, and nothing as long as the sequence is kept for it.
 
 use rayon::prelude::*;
 
 use bitnet_model::ModelConfig;
 
-use super::cache::{BLOCK, KvCache};
-use super::kernels::{TILE, Vectors};
-use super::math::softmax;
+use super::cache::{KvCache, Scratch};
+use super::kernels::{BLOCK, Mix, RowSpan, Vectors};
 
-/// Queries that one task answers: its keys and values stay in the cache of a core meanwhile.
-const QUERIES_PER_TASK: usize = 16;
+/// Tokens that one task answers: all of them use a block of keys while it is in the cache of a core.
+const TOKENS_PER_TASK: usize = 48;
+
+/// Blocks of a span: spans of a long context may be seen by several threads at a time.
+const BLOCKS_PER_SPAN: usize = 8;
+
+/// With fewer tasks for each thread than this, spans become tasks of their own.
+const TASKS_PER_THREAD: usize = 4;
+
+/// Multiplications and additions that are worth handing out.
+const WORTH_A_TASK: usize = 1 << 15;
 
 /// The queries of one sequence: `tokens` rows of a batch, beginning at `first_row`; the first one is at `start`.
 pub(super) struct Queries<'a> {
@@ -23,7 +35,7 @@ pub(super) struct Queries<'a> {
     pub start: usize,
 }
 
-/// One task: some queries of one sequence, all heads that share one key and value head.
+/// Some queries of one sequence, all heads that share one key and value head.
 struct Task<'a> {
     sequence: &'a Queries<'a>,
     first: usize,
@@ -46,55 +58,128 @@ impl Attention<'_> {
     /// on its own sequence alone, not on the batch or on how it is cut into tasks.
     pub(super) fn run(&self, batch: &[Queries], q_tq: &[f32], out_tq: &mut [f32]) {
         let (q, kv_heads) = (self.config.query_size(), self.config.num_key_value_heads);
-        let width = q / kv_heads;
+        let (d, width) = (self.config.head_dim, q / kv_heads);
         let tasks: Vec<Task> = batch.iter().flat_map(|sequence| tasks_of(sequence, kv_heads)).collect();
-        let mixed: Vec<Vec<f32>> = tasks.par_iter().map(|task| self.run_task(task, q_tq)).collect();
-        for (task, mixed) in tasks.iter().zip(&mixed) {
-            for (i, mixed) in mixed.chunks_exact(width).enumerate() {
-                let row = task.sequence.first_row + task.first + i;
-                out_tq[row * q + task.kv_head * width..][..width].copy_from_slice(mixed);
+        let mixes: Vec<Mix> = if tasks.len() < TASKS_PER_THREAD * rayon::current_num_threads() {
+            self.run_spans(&tasks, q_tq)
+        } else {
+            let least = self.tasks_at_once(&tasks, |task| task.tokens * task.positions());
+            tasks.par_iter().with_min_len(least).map(|task| self.run_task(task, q_tq)).collect()
+        };
+        let mut rows = vec![0f32; TOKENS_PER_TASK * width];
+        for (task, mix) in tasks.iter().zip(&mixes) {
+            let rows = &mut rows[..task.tokens * width];
+            mix.finish(d, rows);
+            for (i, row) in rows.chunks_exact(width).enumerate() {
+                out_tq[(task.sequence.first_row + task.first + i) * q + task.kv_head * width..][..width]
+                    .copy_from_slice(row);
             }
         }
     }
 
-    /// The task's part of the output, `[tokens, heads of the group * d]`.
-    fn run_task(&self, task: &Task, q_tq: &[f32]) -> Vec<f32> {
-        let (q, d) = (self.config.query_size(), self.config.head_dim);
-        let width = q / self.config.num_key_value_heads;
-        let mut mixed = vec![0f32; task.tokens * width];
-        let mut scores = Vec::new();
-        for (i, mixed) in mixed.chunks_exact_mut(width).enumerate() {
-            let token = task.first + i;
-            let query = &q_tq[(task.sequence.first_row + token) * q + task.kv_head * width..][..width];
-            for (query, out) in query.chunks_exact(d).zip(mixed.chunks_exact_mut(d)) {
-                self.mix(task, query, task.sequence.start + token + 1, &mut scores, out);
+    /// A task, span after span.
+    fn run_task(&self, task: &Task, q_tq: &[f32]) -> Mix {
+        let rows = self.queries(task, q_tq);
+        let mut mix = self.mix(task);
+        self.see_span(task, &rows, 0, &mut mix);
+        if task.spans() > 1 {
+            let mut later = self.mix(task);
+            for span in 1..task.spans() {
+                later.clear();
+                self.see_span(task, &rows, span, &mut later);
+                self.vectors.merge(&mut mix, &later);
             }
         }
-        mixed
+        mix
     }
 
-    /// One head of one query over the first `visible` positions.
-    fn mix(&self, task: &Task, query: &[f32], visible: usize, scores: &mut Vec<f32>, out: &mut [f32]) {
-        let (cache, d) = (task.sequence.cache, query.len());
-        // Whole tiles are faster than their parts; what is computed beyond `visible` is not looked at.
-        scores.clear();
-        scores.resize(visible.next_multiple_of(TILE), 0.0);
-        for (scores, keys) in scores.chunks_mut(BLOCK).zip(cache.keys(self.layer, task.kv_head)) {
-            self.vectors.add_weighted(scores, query, keys, BLOCK);
+    /// Tasks whose spans may be seen at the same time.
+    fn run_spans(&self, tasks: &[Task], q_tq: &[f32]) -> Vec<Mix> {
+        let queries: Vec<Vec<f32>> = tasks.iter().map(|task| self.queries(task, q_tq)).collect();
+        let spans: Vec<(usize, usize)> = (tasks.iter().enumerate())
+            .flat_map(|(index, task)| (0..task.spans()).map(move |span| (index, span)))
+            .collect();
+        let pairs =
+            |&(index, _): &(usize, usize)| tasks[index].tokens * tasks[index].positions() / tasks[index].spans();
+        let least = self.tasks_at_once(&spans, pairs);
+        let see = |&(index, span): &(usize, usize)| {
+            let mut mix = self.mix(&tasks[index]);
+            self.see_span(&tasks[index], &queries[index], span, &mut mix);
+            mix
+        };
+        let seen: Vec<Mix> = spans.par_iter().with_min_len(least).map(see).collect();
+        let mut mixes: Vec<Mix> = Vec::with_capacity(tasks.len());
+        for (&(_, span), mix) in spans.iter().zip(seen) {
+            match mixes.last_mut() {
+                Some(earlier) if span > 0 => self.vectors.merge(earlier, &mix),
+                _ => mixes.push(mix),
+            }
         }
-        let weights = &mut scores[..visible];
-        softmax(weights, (1.0 / (d as f64).sqrt()) as f32);
-        for (weights, values) in weights.chunks(BLOCK).zip(cache.values(self.layer, task.kv_head)) {
-            self.vectors.add_weighted(out, weights, values, d);
+        mixes
+    }
+
+    /// Lets the queries of a task see one span of its keys.
+    fn see_span(&self, task: &Task, queries: &[f32], span: usize, mix: &mut Mix) {
+        let rows = RowSpan {
+            queries,
+            head_dim: self.config.head_dim,
+            group: self.group(),
+            start: task.sequence.start + task.first,
+        };
+        let mut scratch = Scratch::default();
+        let blocks = task.positions().div_ceil(BLOCK);
+        for block in span * BLOCKS_PER_SPAN..((span + 1) * BLOCKS_PER_SPAN).min(blocks) {
+            let place = (self.layer, task.kv_head);
+            let block = task.sequence.cache.block(place, block, self.vectors, &mut scratch);
+            self.vectors.see_block(&rows, &block, mix);
         }
+    }
+
+    /// The queries of a task `[tokens * group, d]`, scaled.
+    fn queries(&self, task: &Task, q_tq: &[f32]) -> Vec<f32> {
+        let (q, width) = (self.config.query_size(), self.group() * self.config.head_dim);
+        let scale = (1.0 / (self.config.head_dim as f64).sqrt()) as f32;
+        let first_row = task.sequence.first_row + task.first;
+        let rows = q_tq[first_row * q..].chunks_exact(q).take(task.tokens);
+        rows.flat_map(|row| row[task.kv_head * width..][..width].iter().map(|x| x * scale)).collect()
+    }
+
+    fn mix(&self, task: &Task) -> Mix {
+        Mix::new(task.tokens * self.group(), self.config.head_dim)
+    }
+
+    /// Query heads that share a key and value head.
+    fn group(&self) -> usize {
+        self.config.num_attention_heads / self.config.num_key_value_heads
+    }
+
+    /// How many of some tasks are worth handing to another thread together, from the pairs of token and position of each.
+    fn tasks_at_once<T>(&self, tasks: &[T], pairs: impl Fn(&T) -> usize) -> usize {
+        let pairs = tasks.iter().map(pairs).max().unwrap_or(0);
+        let macs = 2 * pairs * self.group() * self.config.head_dim;
+        WORTH_A_TASK / macs.max(1) + 1
+    }
+}
+
+impl Task<'_> {
+    /// Positions that its last query sees.
+    fn positions(&self) -> usize {
+        self.sequence.start + self.first + self.tokens
+    }
+
+    fn spans(&self) -> usize {
+        self.positions().div_ceil(BLOCKS_PER_SPAN * BLOCK)
     }
 }
 
 fn tasks_of<'a>(sequence: &'a Queries<'a>, kv_heads: usize) -> impl Iterator<Item = Task<'a>> {
     // Late queries see more keys and take longer: handing them out first evens the end out.
-    let starts = (0..sequence.tokens).step_by(QUERIES_PER_TASK).rev();
+    let starts = (0..sequence.tokens).step_by(TOKENS_PER_TASK).rev();
     starts.flat_map(move |first| {
-        let tokens = QUERIES_PER_TASK.min(sequence.tokens - first);
+        let tokens = TOKENS_PER_TASK.min(sequence.tokens - first);
         (0..kv_heads).map(move |kv_head| Task { sequence, first, tokens, kv_head })
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,38 +1,101 @@
 //! The keys and values of the tokens a sequence has seen.
 
+mod store;
+
+use std::fmt;
+use std::str::FromStr;
+
 use bitnet_model::ModelConfig;
 
 use super::error::{Error, Result};
+use super::kernels::{BLOCK, KeyBlock, Vectors};
+use store::{Order, Store};
 
-/// Positions that are allocated at once.
-pub(super) const BLOCK: usize = 256;
+/// What keys and values are kept as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KvType {
+    /// f32: exact, four bytes a number.
+    #[default]
+    F32,
+    /// f16, rounded to nearest, limited to +-65504: two bytes a number.
+    F16,
+    /// Codes of -127 to 127 and one f32 step for each head of a token, by the absmax of
+    /// [`bitnet_model::quant`]: one byte a number, and four a head.
+    Int8,
+}
 
-/// The key-value cache of one sequence, in f32: exact, and grown block by block as the sequence does.
+impl KvType {
+    /// Every type.
+    pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::Int8];
+
+    /// The name used on the command line, in reports and in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Int8 => "int8",
+        }
+    }
+}
+
+impl fmt::Display for KvType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for KvType {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let known = || Self::ALL.map(Self::name).join(", ");
+        let found = Self::ALL.into_iter().find(|kv_type| kv_type.name() == name);
+        found.ok_or_else(|| format!("is `{name}`, expected one of: {}", known()))
+    }
+}
+
+/// The key-value cache of one sequence, grown block by block as the sequence does.
 ///
-/// Invariant: every layer has the same number of blocks, enough for `len` positions, and `len <= capacity`.
+/// Invariant: every layer has enough blocks for `len` positions, and `len <= capacity`.
 #[derive(Clone, Debug)]
 pub struct KvCache {
-    layers: Vec<KeyValues>,
+    layers: Vec<Vec<Block>>,
+    kv_type: KvType,
     kv_heads: usize,
     head_dim: usize,
     capacity: usize,
     len: usize,
 }
 
-/// Keys (rotated) and values of one layer, in blocks of [`BLOCK`] positions. Keys are `[kv_heads, head_dim, BLOCK]` and
-/// values `[kv_heads, BLOCK, head_dim]`: so attention adds whole rows in both of its products.
-#[derive(Clone, Debug, Default)]
-pub(super) struct KeyValues {
-    keys: Vec<Box<[f32]>>,
-    values: Vec<Box<[f32]>>,
+/// Keys (rotated) and values of one layer at [`BLOCK`] positions.
+#[derive(Clone, Debug)]
+struct Block {
+    keys: Store,
+    values: Store,
+}
+
+/// Room for a block of one head as f32; nothing if it is stored as that.
+#[derive(Default)]
+pub(super) struct Scratch {
+    keys: Vec<f32>,
+    values: Vec<f32>,
 }
 
 impl KvCache {
-    /// An empty cache for at most `capacity` tokens of a model of `config`.
+    /// An empty cache in f32 for at most `capacity` tokens of a model of `config`.
     ///
     /// # Errors
     /// If `capacity` is zero or beyond the model's `max_position_embeddings`.
     pub fn new(config: &ModelConfig, capacity: usize) -> Result<Self> {
+        Self::with_type(config, capacity, KvType::F32)
+    }
+
+    /// An empty cache that keeps keys and values as `kv_type`.
+    ///
+    /// # Errors
+    /// As [`KvCache::new`].
+    pub fn with_type(config: &ModelConfig, capacity: usize, kv_type: KvType) -> Result<Self> {
         let longest = config.max_position_embeddings;
         if capacity == 0 || capacity > longest {
             return Err(Error::Input(format!(
@@ -40,7 +103,8 @@ impl KvCache {
             )));
         }
         Ok(Self {
-            layers: vec![KeyValues::default(); config.num_hidden_layers],
+            layers: vec![Vec::new(); config.num_hidden_layers],
+            kv_type,
             kv_heads: config.num_key_value_heads,
             head_dim: config.head_dim,
             capacity,
@@ -63,9 +127,15 @@ impl KvCache {
         self.capacity
     }
 
+    /// What keys and values are kept as.
+    pub fn kv_type(&self) -> KvType {
+        self.kv_type
+    }
+
     /// Bytes allocated now.
     pub fn byte_count(&self) -> usize {
-        self.layers.iter().map(|layer| layer.keys.len() * 2 * self.block_len() * 4).sum()
+        let blocks = self.layers.iter().flatten();
+        blocks.map(|block| block.keys.byte_count() + block.values.byte_count()).sum()
     }
 
     /// Forgets all tokens but the first `len`; keeps the memory. Does nothing if there are no more than that.
@@ -95,21 +165,16 @@ impl KvCache {
     /// Writes keys and values `[tokens, kv_heads * head_dim]` of `layer` behind the tokens counted so far, without
     /// counting them: that is [`KvCache::advance`], once every layer has been written.
     pub(super) fn write(&mut self, layer: usize, keys_tk: &[f32], values_tk: &[f32]) {
-        let (width, d, block_len) = (self.kv_heads * self.head_dim, self.head_dim, self.block_len());
-        let layer = &mut self.layers[layer];
-        let tokens = keys_tk.chunks(width).zip(values_tk.chunks(width));
-        for (position, (keys, values)) in (self.len..).zip(tokens) {
-            let (block, slot) = (position / BLOCK, position % BLOCK);
-            if block == layer.keys.len() {
-                layer.keys.push(vec![0.0; block_len].into());
-                layer.values.push(vec![0.0; block_len].into());
-            }
-            for head in 0..self.kv_heads {
-                let at = head * d * BLOCK;
-                let column = layer.keys[block][at + slot..].iter_mut().step_by(BLOCK);
-                column.zip(&keys[head * d..][..d]).for_each(|(stored, key)| *stored = *key);
-                layer.values[block][at + slot * d..][..d].copy_from_slice(&values[head * d..][..d]);
-            }
+        let width = self.kv_heads * self.head_dim;
+        let mut done = 0;
+        while done < keys_tk.len() / width {
+            let (block, slot) = ((self.len + done) / BLOCK, (self.len + done) % BLOCK);
+            let tokens = (BLOCK - slot).min(keys_tk.len() / width - done);
+            let rows = done * width..(done + tokens) * width;
+            let block = self.block_mut(layer, block);
+            block.keys.write(slot, &keys_tk[rows.clone()]);
+            block.values.write(slot, &values_tk[rows]);
+            done += tokens;
         }
     }
 
@@ -118,21 +183,54 @@ impl KvCache {
         self.len += tokens;
     }
 
-    /// The keys of one head, block by block `[head_dim, BLOCK]`.
-    pub(super) fn keys(&self, layer: usize, head: usize) -> impl Iterator<Item = &[f32]> {
-        head_of(&self.layers[layer].keys, head, self.head_dim)
+    /// Block `index` of one head, in `scratch` if it is not stored as f32.
+    pub(super) fn block<'a>(
+        &'a self,
+        (layer, head): (usize, usize),
+        index: usize,
+        vectors: Vectors,
+        scratch: &'a mut Scratch,
+    ) -> KeyBlock<'a> {
+        let Block { keys, values } = &self.layers[layer][index];
+        KeyBlock {
+            keys: keys.head(head, vectors, &mut scratch.keys),
+            values: values.head(head, vectors, &mut scratch.values),
+            start: index * BLOCK,
+        }
     }
 
-    /// The values of one head, block by block `[BLOCK, head_dim]`.
-    pub(super) fn values(&self, layer: usize, head: usize) -> impl Iterator<Item = &[f32]> {
-        head_of(&self.layers[layer].values, head, self.head_dim)
+    /// All stored numbers of position `position` of `layer`, as they are written to a file.
+    pub(super) fn append_position(&self, layer: usize, position: usize, bytes: &mut Vec<u8>) {
+        let Block { keys, values } = &self.layers[layer][position / BLOCK];
+        keys.append_slot(position % BLOCK, bytes);
+        values.append_slot(position % BLOCK, bytes);
     }
 
-    fn block_len(&self) -> usize {
-        self.kv_heads * BLOCK * self.head_dim
+    /// Puts back what [`KvCache::append_position`] has given out, `bytes` being [`KvCache::position_bytes`] long. The position
+    /// is one before those that [`KvCache::advance`] will count.
+    pub(super) fn restore_position(&mut self, layer: usize, position: usize, bytes: &[u8]) {
+        let Block { keys, values } = self.block_mut(layer, position / BLOCK);
+        let (key_bytes, value_bytes) = bytes.split_at(bytes.len() / 2);
+        keys.restore_slot(position % BLOCK, key_bytes);
+        values.restore_slot(position % BLOCK, value_bytes);
     }
-}
 
-fn head_of(blocks: &[Box<[f32]>], head: usize, head_dim: usize) -> impl Iterator<Item = &[f32]> {
-    blocks.iter().map(move |block| &block[head * BLOCK * head_dim..][..BLOCK * head_dim])
+    /// Bytes of one position of one layer in a file.
+    pub(super) fn position_bytes(&self) -> usize {
+        let head = match self.kv_type {
+            KvType::F32 => 4 * self.head_dim,
+            KvType::F16 => 2 * self.head_dim,
+            KvType::Int8 => size_of::<f32>() + self.head_dim,
+        };
+        2 * self.kv_heads * head
+    }
+
+    fn block_mut(&mut self, layer: usize, index: usize) -> &mut Block {
+        let blocks = &mut self.layers[layer];
+        while blocks.len() <= index {
+            let store = |order| Store::new(self.kv_type, order, self.kv_heads, self.head_dim);
+            blocks.push(Block { keys: store(Order::Columns), values: store(Order::Rows) });
+        }
+        &mut blocks[index]
+    }
 }

@@ -118,14 +118,14 @@ impl Model {
         let mut buffers = Buffers::new(&self.config, out_th.len() / h);
         for (index, layer) in self.layers.iter().enumerate() {
             self.attention(index, batch, segments, &x_th, &mut buffers);
-            math::add(&mut x_th, &buffers.out_th);
+            math::add(self.vectors, &mut x_th, &buffers.out_th, h);
             self.feed_forward(layer, &x_th, &mut buffers);
-            math::add(&mut x_th, &buffers.out_th);
+            math::add(self.vectors, &mut x_th, &buffers.out_th, h);
         }
         for segment in segments {
             batch[segment.sequence].cache.advance(segment.tokens.len());
         }
-        math::rms_norm(&x_th, &self.final_norm, self.config.rms_norm_eps, out_th);
+        math::rms_norm(self.vectors, &x_th, &self.final_norm, self.config.rms_norm_eps, out_th);
     }
 
     fn attention(
@@ -146,8 +146,8 @@ impl Model {
         let positions = segments.iter().flat_map(|s| (batch[s.sequence].cache.len()..).take(s.tokens.len()));
         let positions: Vec<usize> = positions.collect();
         let rotate = |((q, k), &position): ((&mut [f32], &mut [f32]), &usize)| {
-            self.rope.rotate(q, position);
-            self.rope.rotate(k, position);
+            self.rope.rotate(self.vectors, q, position);
+            self.rope.rotate(self.vectors, k, position);
         };
         q_tq.par_chunks_mut(q).zip(k_tk.par_chunks_mut(k)).zip(&positions).with_min_len(8).for_each(rotate);
         for segment in segments {
@@ -173,7 +173,7 @@ impl Model {
         let input = self.normed(x_th, &layer.post_attention_layernorm, normed);
         layer.gate_proj.forward(&input, gated_tf);
         layer.up_proj.forward(&input, up_tf);
-        math::gated(self.config.hidden_act, gated_tf, up_tf, f);
+        math::gated(self.vectors, self.config.hidden_act, gated_tf, up_tf, f);
         let output = match &layer.ffn_sub_norm {
             Some(norm) => self.normed(gated_tf, norm, normed),
             None => self.activations(gated_tf, f),
@@ -184,7 +184,7 @@ impl Model {
     /// Norms `x` through `buffer`, which is as long at least.
     fn normed(&self, x: &[f32], weight: &[f32], buffer: &mut [f32]) -> Activations {
         let normed = &mut buffer[..x.len()];
-        math::rms_norm(x, weight, self.config.rms_norm_eps, normed);
+        math::rms_norm(self.vectors, x, weight, self.config.rms_norm_eps, normed);
         self.activations(normed, weight.len())
     }
 

@@ -15,15 +15,17 @@ mod load;
 mod math;
 mod mmap;
 mod model;
+mod prompt_cache;
 mod random;
 mod rope;
 mod sampler;
 
-pub use cache::KvCache;
+pub use cache::{KvCache, KvType};
 pub use error::{Error, Result};
 pub use forward::{LogitsFor, Sequence};
 pub use load::{LoadedModel, check_folder, open, read_tokenizer};
 pub use mmap::MappedFile;
 pub use model::Model;
+pub use prompt_cache::{SavedPrompt, save_prompt};
 pub use random::RandomModel;
 pub use sampler::{Candidate, Sampler, SamplerConfig, argmax};

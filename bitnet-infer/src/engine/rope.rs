@@ -5,11 +5,13 @@ use std::sync::OnceLock;
 use bitnet_model::ModelConfig;
 use bitnet_model::reference::rope_angle;
 
+use super::kernels::Vectors;
+
 /// Positions that are computed at once.
 const BLOCK: usize = 64;
 
-/// Cosines and sines of the pairs at [`BLOCK`] positions.
-type Angles = Box<[(f32, f32)]>;
+/// Of the pairs at each of [`BLOCK`] positions the cosines, then the sines.
+type Angles = Box<[f32]>;
 
 /// Cosines and sines of every pair at every position, each computed once, at its first use.
 pub(super) struct RopeTable {
@@ -32,25 +34,22 @@ impl RopeTable {
     ///
     /// # Panics
     /// If `position` is beyond the model's longest, which no cache allows.
-    pub(super) fn rotate(&self, x: &mut [f32], position: usize) {
-        let half = self.head_dim / 2;
+    pub(super) fn rotate(&self, vectors: Vectors, x: &mut [f32], position: usize) {
         let block = self.blocks[position / BLOCK].get_or_init(|| self.block(position / BLOCK * BLOCK));
-        let angles = &block[position % BLOCK * half..][..half];
+        let (cos, sin) = block[position % BLOCK * self.head_dim..][..self.head_dim].split_at(self.head_dim / 2);
         for head in x.chunks_exact_mut(self.head_dim) {
-            let (first, second) = head.split_at_mut(half);
-            for ((a, b), &(cos, sin)) in first.iter_mut().zip(second).zip(angles) {
-                (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
-            }
+            vectors.rotate_head(head, cos, sin);
         }
     }
 
     fn block(&self, start: usize) -> Angles {
-        let pairs =
-            (start..start + BLOCK).flat_map(|position| (0..self.head_dim / 2).map(move |pair| (position, pair)));
-        pairs
-            .map(|(position, pair)| rope_angle(position, pair, self.head_dim, self.theta))
-            .map(|angle| (angle.cos() as f32, angle.sin() as f32))
-            .collect()
+        let mut angles = Vec::with_capacity(BLOCK * self.head_dim);
+        for position in start..start + BLOCK {
+            let angle = |pair| rope_angle(position, pair, self.head_dim, self.theta);
+            angles.extend((0..self.head_dim / 2).map(|pair| angle(pair).cos() as f32));
+            angles.extend((0..self.head_dim / 2).map(|pair| angle(pair).sin() as f32));
+        }
+        angles.into()
     }
 }
 
@@ -64,12 +63,15 @@ mod tests {
         let config = RandomModel::named("tiny").expect("known").config;
         let table = RopeTable::new(&config);
         for position in [0, 1, 63, 64, 200] {
-            let mut x: Vec<f32> = (0..config.query_size()).map(|i| (i as f32).sin()).collect();
-            let mut expected = x.clone();
-            table.rotate(&mut x, position);
+            let start: Vec<f32> = (0..config.query_size()).map(|i| (i as f32).sin()).collect();
+            let mut expected = start.clone();
             let (heads, d) = (config.num_attention_heads, config.head_dim);
             bitnet_model::reference::rope(&mut expected, heads, d, config.rope_theta, position);
-            assert_eq!(x, expected, "position {position}");
+            for vectors in Vectors::supported() {
+                let mut x = start.clone();
+                table.rotate(vectors, &mut x, position);
+                assert_eq!(x, expected, "position {position}, {vectors:?}");
+            }
         }
     }
 }

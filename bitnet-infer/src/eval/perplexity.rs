@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use bitnet_model::tokenizer::Tokenizer;
 
-use crate::engine::{Error, KvCache, Model, Result, Sequence};
+use crate::engine::{Error, KvCache, KvType, Model, Result, Sequence};
 
 /// How a text is cut into windows, and which positions count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -55,6 +55,8 @@ pub struct PerplexityOptions {
     pub convention: Convention,
     /// Tokens of a window.
     pub context: usize,
+    /// What keys and values are kept as.
+    pub kv: KvType,
 }
 
 /// A measured perplexity.
@@ -64,6 +66,10 @@ pub struct Perplexity {
     pub convention: Convention,
     /// Tokens of a window.
     pub context: usize,
+    /// What keys and values were kept as.
+    pub kv: KvType,
+    /// Bytes of the keys and values of one window.
+    pub kv_bytes: usize,
     /// Windows.
     pub windows: usize,
     /// Predictions that count.
@@ -118,7 +124,7 @@ pub fn of_tokens(
     }
     let windows = windows(tokens, model.config().bos_token_id, options)?;
     let at_once = (ROWS_AT_ONCE / options.context).clamp(1, windows.len());
-    let new_cache = || KvCache::new(model.config(), options.context);
+    let new_cache = || KvCache::with_type(model.config(), options.context, options.kv);
     let mut caches = (0..at_once).map(|_| new_cache()).collect::<Result<Vec<_>>>()?;
     let (mut sum, mut sum_of_squares, mut count) = (0f64, 0f64, 0usize);
     for (group, group_windows) in windows.chunks(at_once).enumerate() {
@@ -133,6 +139,8 @@ pub fn of_tokens(
     Ok(Perplexity {
         convention: options.convention,
         context: options.context,
+        kv: options.kv,
+        kv_bytes: caches[0].byte_count(),
         windows: windows.len(),
         tokens_scored: count,
         loss_nats,
@@ -264,7 +272,7 @@ mod tests {
 
     fn cut(len: u32, bos: Option<u32>, convention: Convention, context: usize) -> Result<Vec<Window>> {
         let tokens: Vec<u32> = (0..len).collect();
-        windows(&tokens, bos, PerplexityOptions { convention, context })
+        windows(&tokens, bos, PerplexityOptions { convention, context, kv: KvType::F32 })
     }
 
     #[test]

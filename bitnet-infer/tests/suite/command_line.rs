@@ -85,7 +85,12 @@ fn wrong_input_is_one_line_and_exit_code_one() {
 
 #[test]
 fn wrong_usage_is_told_by_exit_code_two() {
-    for arguments in [&["generate"][..], &["no-such-command"], &["perplexity", "a", "b", "--convention", "mine"]] {
+    for arguments in [
+        &["generate"][..],
+        &["no-such-command"],
+        &["perplexity", "a", "b", "--convention", "mine"],
+        &["bench", "--kv", "f8"],
+    ] {
         assert_eq!(run(arguments).status.code(), Some(2), "{arguments:?}");
     }
     for command in ["generate", "perplexity", "inspect", "bench", "kernels"] {
@@ -106,6 +111,13 @@ fn generate_streams_text_and_tells_the_speed() {
     let json: serde_json::Value = serde_json::from_str(&generate(&["--json"]).0).expect("JSON");
     assert_eq!(json["text"].as_str().expect("text").to_owned() + "\n", first);
     assert_eq!(json["prompt_tokens"], 5);
+    assert_eq!(json["kv"], "f32");
+    let cache = root.path().join("prompt");
+    let options = ["--kv", "f16", "--prompt-cache", text(&cache)];
+    let (words, stats) = generate(&options);
+    assert!(stats.contains("keys and values f16, ") && !stats.contains("prompt cache"), "{stats}");
+    let (again, stats) = generate(&options);
+    assert!(words == again && stats.contains("prompt 5 tok (4 from the prompt cache) at "), "{stats}");
 
     let mut child = program()
         .args(["generate", text(&folder), "-", "-n", "20", "--seed", "4"])
@@ -139,6 +151,7 @@ fn perplexity_and_inspect_report_in_words_and_in_json() {
     let file = root.path().join("text");
     fs::write(&file, "the quick brown fox jumps over the lazy dog ".repeat(20)).expect("written");
     let (words, _) = success(&["perplexity", text(&folder), text(&file), "--context", "64"]);
+    assert!(words.contains("keys, values    f32, "), "{words}");
     assert!(words.contains("nats per token") && words.contains("13 windows of 64, convention windows"), "{words}");
     let (json, _) =
         success(&["perplexity", text(&folder), text(&file), "--context", "64", "--convention", "llama", "--json"]);
@@ -162,6 +175,7 @@ fn bench_and_kernels_report() {
     let arguments = ["bench", "--shape", "tiny", "--prompt", "8", "--generate", "4", "--repeats", "1", "--json"];
     let json: serde_json::Value = serde_json::from_str(&success(&arguments).0).expect("JSON");
     assert!(json["decode_tok_per_s"].as_f64().expect("a number") > 0.0);
+    assert!(json["kv_bytes"].as_u64().expect("a number") > 0);
     assert_eq!((json["threads"].as_u64(), json["generated_tokens"].as_u64()), (Some(1), Some(4)));
     let (words, _) = success(&["kernels", "--kernel", "scalar"]);
     assert!(words.starts_with("scalar          runs here, chosen\n"), "{words}");

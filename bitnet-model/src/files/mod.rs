@@ -8,7 +8,7 @@ pub mod hugging_face;
 pub mod tensors;
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -32,8 +32,16 @@ pub fn read_bounded(path: &Path, limit_bytes: u64) -> Result<Vec<u8>> {
 /// # Errors
 /// If the folder cannot be written or the disk is full; an earlier file at `path` is then untouched.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_atomic_with(path, |file| file.write_all(bytes))
+}
+
+/// Replaces `path` by what `fill` writes, all or nothing, for contents that need not be in memory as a whole.
+///
+/// # Errors
+/// As [`write_atomic`], or that of `fill`.
+pub fn write_atomic_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
     let temporary = sibling(path, "tmp");
-    let written = write_synced(&temporary, bytes)
+    let written = write_synced_with(&temporary, fill)
         .and_then(|()| fs::rename(&temporary, path).map_err(Error::io(path, "rename the temporary file to")));
     if written.is_err() {
         // The first error is the one to report; the leftover may not even exist.
@@ -74,9 +82,13 @@ pub fn write_folder_atomic<E: From<Error>>(path: &Path, fill: impl FnOnce(&Path)
 /// # Errors
 /// If the file cannot be created, written or synced.
 pub fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut file = File::create(path).map_err(Error::io(path, "create"))?;
-    file.write_all(bytes).map_err(Error::io(path, "write"))?;
-    file.sync_all().map_err(Error::io(path, "sync"))
+    write_synced_with(path, |file| file.write_all(bytes))
+}
+
+fn write_synced_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    let mut file = BufWriter::new(File::create(path).map_err(Error::io(path, "create"))?);
+    fill(&mut file).and_then(|()| file.flush()).map_err(Error::io(path, "write"))?;
+    file.get_ref().sync_all().map_err(Error::io(path, "sync"))
 }
 
 fn swap_in(temporary: &Path, path: &Path, old: &Path) -> Result<()> {

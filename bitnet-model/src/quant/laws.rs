@@ -60,6 +60,19 @@ proptest! {
     fn rounding_is_half_to_even(x in -4_000_000f32..4_000_000.0) {
         prop_assert_eq!(round_half_even(x), x.round_ties_even());
     }
+
+    #[test]
+    fn codes_are_rounded_and_limited(
+        bits in any::<u32>(),
+        near in -200f32..200.0,
+        limit in prop::sample::select([1f32, 7.0, 127.0].as_slice()),
+    ) {
+        // Any float at all, infinities and every NaN among them, and those that matter most.
+        for x in [f32::from_bits(bits), f32::from_bits(bits | 0x7f80_0000), near, near.round() + 0.5] {
+            let expected = x.clamp(-limit, limit).round_ties_even() as i8;
+            prop_assert_eq!(to_code(x, 1.0, limit), expected, "{}", x);
+        }
+    }
 }
 
 #[test]

@@ -107,16 +107,20 @@ pub fn rescale(sum: i32, step: f32, scale: f32) -> f32 {
 /// Rounds half to even; exact for `|x| <= 2^22`, and free of library calls so that loops vectorize.
 #[inline(always)]
 pub fn round_half_even(x: f32) -> f32 {
-    // Adding 1.5 * 2^23 pushes the fraction out of the mantissa under the default rounding mode (nearest, ties to even).
-    const MAGIC: f32 = 12_582_912.0;
     (x + MAGIC) - MAGIC
 }
+
+/// Adding 1.5 * 2^23 pushes the fraction out of the mantissa under the default rounding mode (nearest, ties to even), and
+/// leaves the integer in its low bits, in two's complement.
+const MAGIC: f32 = 12_582_912.0;
 
 /// `round(clamp(x * multiplier))` as a code. Clamping first keeps the rounding in its exact range and changes no
 /// result, because the limits are integers. A NaN becomes 0.
 #[inline(always)]
 fn to_code(x: f32, multiplier: f32, limit: f32) -> i8 {
-    round_half_even((x * multiplier).clamp(-limit, limit)) as i8
+    let clamped = (x * multiplier).clamp(-limit, limit);
+    // The low byte is the code: loops over this vectorize, which a saturating conversion keeps them from.
+    if clamped.is_nan() { 0 } else { (clamped + MAGIC).to_bits() as i8 }
 }
 
 /// The smallest mean or maximum that a scale is made of (the clamp of the official code), so that an all-zero matrix

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 
-use bitnet_infer::engine;
+use bitnet_infer::engine::{self, KvType};
 use bitnet_infer::eval::perplexity::{Convention, PerplexityOptions, of_tokens};
 use bitnet_infer::kernels;
 use bitnet_train::data;
@@ -30,7 +30,7 @@ fn check(changes: &[&str]) {
     for kernel in kernels::supported() {
         let loaded = engine::open(&folder, kernel).expect("loads");
         assert!(loaded.tokenizer.is_some(), "one folder is the model");
-        let options = PerplexityOptions { convention: Convention::Windows, context: 32 };
+        let options = PerplexityOptions { convention: Convention::Windows, context: 32, kv: KvType::F32 };
         let measured = of_tokens(&loaded.model, &tokens, options, |_, _| {}).expect("measures").loss_nats;
         println!("{changes:?}, {}: logged {logged:.6}, measured {measured:.6}", kernel.name);
         assert!((logged - measured).abs() < TOLERANCE, "{changes:?}, {}: {logged} and {measured}", kernel.name);
