@@ -104,13 +104,31 @@ impl Linear {
     /// # Panics
     /// If this CPU does not support `kernel`, or packed weights have more columns than [`crate::kernels::MAX_COLS`].
     pub fn new(weights: &LinearWeights, kernel: &'static Kernel) -> Self {
-        let weights = match weights {
-            LinearWeights::Packed(packed) => {
-                Weights::Codes { matrix: CodeMatrix::new(packed, kernel), scales: packed.scales().to_vec() }
-            }
-            LinearWeights::Float(matrix) => Weights::Floats(FloatStore::new(matrix, kernel)),
-        };
-        Self { weights }
+        Self::stacked(&[weights], kernel)
+    }
+
+    /// Several projections of the same inputs as one, the rows of the first first.
+    ///
+    /// # Panics
+    /// As [`Linear::new`], and if there are none, or they differ in columns or in the kind of weights.
+    pub fn stacked(parts: &[&LinearWeights], kernel: &'static Kernel) -> Self {
+        let packed = parts.iter().map(|part| match part {
+            LinearWeights::Packed(packed) => Some(packed),
+            LinearWeights::Float(_) => None,
+        });
+        if let Some(parts) = packed.collect::<Option<Vec<_>>>() {
+            let scales = match &parts[..] {
+                [only] => only.scales().to_vec(),
+                parts => parts.iter().flat_map(|part| (0..part.rows()).map(|row| part.scale_of(row))).collect(),
+            };
+            return Self { weights: Weights::Codes { matrix: CodeMatrix::new(&parts, kernel), scales } };
+        }
+        let float = parts.iter().map(|part| match part {
+            LinearWeights::Packed(_) => panic!("weights of one kind"),
+            LinearWeights::Float(matrix) => matrix,
+        });
+        let parts: Vec<_> = float.collect();
+        Self { weights: Weights::Floats(FloatStore::new(&parts, kernel)) }
     }
 
     /// A float projection, such as the head.
@@ -118,7 +136,7 @@ impl Linear {
     /// # Panics
     /// If this CPU does not support `kernel`.
     pub fn from_float(matrix: &FloatMatrix, kernel: &'static Kernel) -> Self {
-        Self { weights: Weights::Floats(FloatStore::new(matrix, kernel)) }
+        Self { weights: Weights::Floats(FloatStore::new(&[matrix], kernel)) }
     }
 
     /// Output features.

@@ -138,6 +138,11 @@ impl KvCache {
         blocks.map(|block| block.keys.byte_count() + block.values.byte_count()).sum()
     }
 
+    /// Bytes that one position takes in all layers.
+    pub fn bytes_per_token(&self) -> usize {
+        self.position_bytes() * self.layers.len()
+    }
+
     /// Forgets all tokens but the first `len`; keeps the memory. Does nothing if there are no more than that.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);

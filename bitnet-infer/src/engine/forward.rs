@@ -11,6 +11,7 @@ use super::cache::KvCache;
 use super::error::{Error, Result};
 use super::math;
 use super::model::{Layer, Model};
+use super::profile::{Op, Profile};
 use crate::linear::Activations;
 
 /// Rows that go through the blocks together at most; longer batches are cut. Large enough to make the matrix products
@@ -64,6 +65,14 @@ impl Model {
     /// # Errors
     /// As [`Model::forward`]; no cache is then changed.
     pub fn hidden_states(&self, batch: &mut [Sequence]) -> Result<Vec<f32>> {
+        self.hidden_states_profiled(batch, &mut Profile::default())
+    }
+
+    /// The same, and adds to `profile` where the time went.
+    ///
+    /// # Errors
+    /// As [`Model::hidden_states`].
+    pub fn hidden_states_profiled(&self, batch: &mut [Sequence], profile: &mut Profile) -> Result<Vec<f32>> {
         for sequence in batch.iter() {
             self.check(sequence)?;
         }
@@ -75,7 +84,7 @@ impl Model {
             for segments in plan(batch) {
                 let rows = segments.iter().map(|segment| segment.tokens.len()).sum::<usize>();
                 let (out, later) = rest.split_at_mut(rows * self.config.hidden_size);
-                self.step(batch, &segments, out);
+                self.step(batch, &segments, out, profile);
                 rest = later;
             }
         });
@@ -108,24 +117,27 @@ impl Model {
         }
     }
 
-    fn step(&self, batch: &mut [Sequence], segments: &[Segment], out_th: &mut [f32]) {
-        let h = self.config.hidden_size;
+    fn step(&self, batch: &mut [Sequence], segments: &[Segment], out_th: &mut [f32], profile: &mut Profile) {
+        let (h, vectors) = (self.config.hidden_size, self.vectors);
         let mut x_th = vec![0f32; out_th.len()];
         let tokens = segments.iter().flat_map(|s| &batch[s.sequence].tokens[s.tokens.clone()]);
-        for (row, &token) in x_th.chunks_exact_mut(h).zip(tokens) {
-            self.embedding.row_to_f32(token as usize, row);
-        }
+        profile.time(Op::Embedding, || {
+            for (row, &token) in x_th.chunks_exact_mut(h).zip(tokens) {
+                self.embedding.row_to_f32(token as usize, row);
+            }
+        });
         let mut buffers = Buffers::new(&self.config, out_th.len() / h);
         for (index, layer) in self.layers.iter().enumerate() {
-            self.attention(index, batch, segments, &x_th, &mut buffers);
-            math::add(self.vectors, &mut x_th, &buffers.out_th, h);
-            self.feed_forward(layer, &x_th, &mut buffers);
-            math::add(self.vectors, &mut x_th, &buffers.out_th, h);
+            self.attention(index, batch, segments, &x_th, &mut buffers, profile);
+            profile.time(Op::Residual, || math::add(vectors, &mut x_th, &buffers.out_th, h));
+            self.feed_forward(layer, &x_th, &mut buffers, profile);
+            profile.time(Op::Residual, || math::add(vectors, &mut x_th, &buffers.out_th, h));
         }
         for segment in segments {
             batch[segment.sequence].cache.advance(segment.tokens.len());
         }
-        math::rms_norm(self.vectors, &x_th, &self.final_norm, self.config.rms_norm_eps, out_th);
+        let eps = self.config.rms_norm_eps;
+        profile.time(Op::Norm, || math::rms_norm(vectors, &x_th, &self.final_norm, eps, out_th));
     }
 
     fn attention(
@@ -135,14 +147,37 @@ impl Model {
         segments: &[Segment],
         x_th: &[f32],
         buffers: &mut Buffers,
+        profile: &mut Profile,
     ) {
         let (config, layer) = (&self.config, &self.layers[index]);
         let (q, k) = (config.query_size(), config.key_value_size());
-        let Buffers { normed, q_tq, k_tk, v_tk, mixed_tq, out_th, .. } = buffers;
-        let input = self.normed(x_th, &layer.input_layernorm, normed);
-        layer.q_proj.forward(&input, q_tq);
-        layer.k_proj.forward(&input, k_tk);
-        layer.v_proj.forward(&input, v_tk);
+        let Buffers { normed, qkv, q_tq, k_tk, v_tk, mixed_tq, out_th, .. } = buffers;
+        let input = profile.time(Op::Norm, || self.normed(x_th, &layer.input_layernorm, normed));
+        profile.time(Op::Qkv, || layer.qkv_proj.forward(&input, qkv));
+        profile.time(Op::Rope, || {
+            math::split(qkv, [q_tq, k_tk, v_tk], [q, k, k]);
+            self.rotate(batch, segments, q_tq, k_tk);
+            for segment in segments {
+                let rows = segment.first_row * k..(segment.first_row + segment.tokens.len()) * k;
+                batch[segment.sequence].cache.write(index, &k_tk[rows.clone()], &v_tk[rows]);
+            }
+        });
+        let queries = segments.iter().map(|s| {
+            let cache = &*batch[s.sequence].cache;
+            Queries { cache, first_row: s.first_row, tokens: s.tokens.len(), start: cache.len() }
+        });
+        let attention = Attention { config, vectors: self.vectors, layer: index };
+        profile.time(Op::Attention, || attention.run(&queries.collect::<Vec<_>>(), q_tq, mixed_tq));
+        let output = profile.time(Op::Norm, || match &layer.attn_sub_norm {
+            Some(norm) => self.normed(mixed_tq, norm, normed),
+            None => self.activations(mixed_tq, q),
+        });
+        profile.time(Op::Output, || layer.o_proj.forward(&output, out_th));
+    }
+
+    /// Turns queries and keys to their positions.
+    fn rotate(&self, batch: &[Sequence], segments: &[Segment], q_tq: &mut [f32], k_tk: &mut [f32]) {
+        let (q, k) = (self.config.query_size(), self.config.key_value_size());
         let positions = segments.iter().flat_map(|s| (batch[s.sequence].cache.len()..).take(s.tokens.len()));
         let positions: Vec<usize> = positions.collect();
         let rotate = |((q, k), &position): ((&mut [f32], &mut [f32]), &usize)| {
@@ -150,35 +185,20 @@ impl Model {
             self.rope.rotate(self.vectors, k, position);
         };
         q_tq.par_chunks_mut(q).zip(k_tk.par_chunks_mut(k)).zip(&positions).with_min_len(8).for_each(rotate);
-        for segment in segments {
-            let rows = segment.first_row * k..(segment.first_row + segment.tokens.len()) * k;
-            batch[segment.sequence].cache.write(index, &k_tk[rows.clone()], &v_tk[rows]);
-        }
-        let queries = segments.iter().map(|s| {
-            let cache = &*batch[s.sequence].cache;
-            Queries { cache, first_row: s.first_row, tokens: s.tokens.len(), start: cache.len() }
-        });
-        let attention = Attention { config, vectors: self.vectors, layer: index };
-        attention.run(&queries.collect::<Vec<_>>(), q_tq, mixed_tq);
-        let output = match &layer.attn_sub_norm {
-            Some(norm) => self.normed(mixed_tq, norm, normed),
-            None => self.activations(mixed_tq, q),
-        };
-        layer.o_proj.forward(&output, out_th);
     }
 
-    fn feed_forward(&self, layer: &Layer, x_th: &[f32], buffers: &mut Buffers) {
+    fn feed_forward(&self, layer: &Layer, x_th: &[f32], buffers: &mut Buffers, profile: &mut Profile) {
         let f = self.config.intermediate_size;
-        let Buffers { normed, gated_tf, up_tf, out_th, .. } = buffers;
-        let input = self.normed(x_th, &layer.post_attention_layernorm, normed);
-        layer.gate_proj.forward(&input, gated_tf);
-        layer.up_proj.forward(&input, up_tf);
-        math::gated(self.vectors, self.config.hidden_act, gated_tf, up_tf, f);
-        let output = match &layer.ffn_sub_norm {
+        let Buffers { normed, gate_up, gated_tf, out_th, .. } = buffers;
+        let input = profile.time(Op::Norm, || self.normed(x_th, &layer.post_attention_layernorm, normed));
+        profile.time(Op::GateUp, || layer.gate_up_proj.forward(&input, gate_up));
+        let act = self.config.hidden_act;
+        profile.time(Op::Activation, || math::gated(self.vectors, act, gate_up, gated_tf, f));
+        let output = profile.time(Op::Norm, || match &layer.ffn_sub_norm {
             Some(norm) => self.normed(gated_tf, norm, normed),
             None => self.activations(gated_tf, f),
-        };
-        layer.down_proj.forward(&output, out_th);
+        });
+        profile.time(Op::Down, || layer.down_proj.forward(&output, out_th));
     }
 
     /// Norms `x` through `buffer`, which is as long at least.
@@ -197,12 +217,13 @@ impl Model {
 /// it is read.
 struct Buffers {
     normed: Vec<f32>,
+    qkv: Vec<f32>,
     q_tq: Vec<f32>,
     k_tk: Vec<f32>,
     v_tk: Vec<f32>,
     mixed_tq: Vec<f32>,
+    gate_up: Vec<f32>,
     gated_tf: Vec<f32>,
-    up_tf: Vec<f32>,
     out_th: Vec<f32>,
 }
 
@@ -212,12 +233,13 @@ impl Buffers {
         let buffer = |width: usize| vec![0f32; rows * width];
         Self {
             normed: buffer(h.max(q).max(f)),
+            qkv: buffer(q + 2 * k),
             q_tq: buffer(q),
             k_tk: buffer(k),
             v_tk: buffer(k),
             mixed_tq: buffer(q),
+            gate_up: buffer(2 * f),
             gated_tf: buffer(f),
-            up_tf: buffer(f),
             out_th: buffer(h),
         }
     }

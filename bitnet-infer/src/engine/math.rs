@@ -14,11 +14,26 @@ pub(super) fn rms_norm(vectors: Vectors, x: &[f32], weight: &[f32], eps: f32, ou
     for_rows(x, weight.len(), out, |(x, out)| vectors.rms_norm_row(x, weight, eps, out));
 }
 
-/// `activate(gate) * up`, into `gate`.
-pub(super) fn gated(vectors: Vectors, act: HiddenAct, gate: &mut [f32], up: &[f32], width: usize) {
-    for_rows(up, width, gate, |(up, gate)| match act {
-        HiddenAct::Relu2 => vectors.gated_relu2(gate, up),
-        HiddenAct::Silu => gate.iter_mut().zip(up).for_each(|(g, &u)| *g = reference::activate(act, *g) * u),
+/// `activate(gate) * up` into rows of `out`, `width` long; `gate_up` has rows of a gate and an up.
+pub(super) fn gated(vectors: Vectors, act: HiddenAct, gate_up: &[f32], out: &mut [f32], width: usize) {
+    for_rows(gate_up, 2 * width, out, |(gate_up, out)| {
+        let (gate, up) = gate_up.split_at(width);
+        out.copy_from_slice(gate);
+        match act {
+            HiddenAct::Relu2 => vectors.gated_relu2(out, up),
+            HiddenAct::Silu => out.iter_mut().zip(up).for_each(|(g, &u)| *g = reference::activate(act, *g) * u),
+        }
+    });
+}
+
+/// The rows of `x` cut at the ends of the parts: columns of q, k and v into a matrix each, of `widths` columns.
+pub(super) fn split(x: &[f32], [q, k, v]: [&mut [f32]; 3], widths: [usize; 3]) {
+    let rows = x.par_chunks(widths.iter().sum()).zip(q.par_chunks_mut(widths[0]));
+    let rows = rows.zip(k.par_chunks_mut(widths[1])).zip(v.par_chunks_mut(widths[2]));
+    rows.with_min_len(ROWS_PER_TASK).for_each(|(((x, q), k), v)| {
+        q.copy_from_slice(&x[..widths[0]]);
+        k.copy_from_slice(&x[widths[0]..][..widths[1]]);
+        v.copy_from_slice(&x[widths[0] + widths[1]..]);
     });
 }
 
@@ -27,14 +42,16 @@ pub(super) fn add(vectors: Vectors, x: &mut [f32], y: &[f32], width: usize) {
     for_rows(y, width, x, |(y, x)| vectors.add(x, y));
 }
 
+/// Rows of `width` values of `x`, each with its row of `out`.
 fn for_rows(x: &[f32], width: usize, out: &mut [f32], row: impl Fn((&[f32], &mut [f32])) + Sync) {
-    let task = width * ROWS_PER_TASK;
-    if x.len() <= task {
-        return x.chunks_exact(width).zip(out.chunks_exact_mut(width)).for_each(row);
+    let rows = x.len() / width;
+    let out_width = out.len() / rows.max(1);
+    if rows <= ROWS_PER_TASK {
+        return x.chunks_exact(width).zip(out.chunks_exact_mut(out_width.max(1))).for_each(row);
     }
-    x.par_chunks(task)
-        .zip(out.par_chunks_mut(task))
-        .for_each(|(x, out)| x.chunks_exact(width).zip(out.chunks_exact_mut(width)).for_each(&row));
+    x.par_chunks(width * ROWS_PER_TASK)
+        .zip(out.par_chunks_mut(out_width * ROWS_PER_TASK))
+        .for_each(|(x, out)| x.chunks_exact(width).zip(out.chunks_exact_mut(out_width)).for_each(&row));
 }
 
 #[cfg(test)]
@@ -54,8 +71,8 @@ mod tests {
                 prop_assert!(normed.iter().zip(&expected).all(|(a, b)| (a - b).abs() <= 1e-6 * b.abs()));
 
                 for act in [HiddenAct::Relu2, HiddenAct::Silu] {
-                    let mut gate = a.clone();
-                    gated(vectors, act, &mut gate, &b, a.len());
+                    let mut gate = vec![0f32; a.len()];
+                    gated(vectors, act, &[a.clone(), b.clone()].concat(), &mut gate, a.len());
                     let expected: Vec<f32> = a.iter().zip(&b).map(|(&g, &u)| reference::activate(act, g) * u).collect();
                     prop_assert_eq!(gate, expected);
                 }

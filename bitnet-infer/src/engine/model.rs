@@ -1,10 +1,8 @@
 //! A model in memory: every matrix arranged for one kernel.
 
-use rayon::prelude::*;
-
 use bitnet_model::ModelConfig;
 use bitnet_model::files::hugging_face::ModelParts;
-use bitnet_model::weights::{FloatMatrix, LayerWeights};
+use bitnet_model::weights::{FloatMatrix, LayerWeights, LinearWeights};
 
 use super::error::{Error, Result};
 use super::kernels::Vectors;
@@ -27,14 +25,13 @@ pub struct Model {
 /// One transformer block.
 pub(super) struct Layer {
     pub input_layernorm: Vec<f32>,
-    pub q_proj: Linear,
-    pub k_proj: Linear,
-    pub v_proj: Linear,
+    /// q, k and v one below the other: one product, one hand-out to the threads.
+    pub qkv_proj: Linear,
     pub attn_sub_norm: Option<Vec<f32>>,
     pub o_proj: Linear,
     pub post_attention_layernorm: Vec<f32>,
-    pub gate_proj: Linear,
-    pub up_proj: Linear,
+    /// gate above up.
+    pub gate_up_proj: Linear,
     pub ffn_sub_norm: Option<Vec<f32>>,
     pub down_proj: Linear,
 }
@@ -115,17 +112,15 @@ fn check_columns(config: &ModelConfig) -> Result<()> {
 
 impl Layer {
     fn new(weights: LayerWeights, kernel: &'static Kernel) -> Self {
-        let linears: Vec<Linear> = weights.projections().par_iter().map(|w| Linear::new(w, kernel)).collect();
-        let mut linears = linears.into_iter();
-        let mut next = || linears.next().expect("a block has seven projections");
+        let LayerWeights { q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, .. } = &weights;
+        let stacks: [&[&LinearWeights]; 4] =
+            [&[q_proj, k_proj, v_proj], &[o_proj], &[gate_proj, up_proj], &[down_proj]];
+        let [qkv_proj, o_proj, gate_up_proj, down_proj] = stacks.map(|stack| Linear::stacked(stack, kernel));
         Self {
-            q_proj: next(),
-            k_proj: next(),
-            v_proj: next(),
-            o_proj: next(),
-            gate_proj: next(),
-            up_proj: next(),
-            down_proj: next(),
+            qkv_proj,
+            o_proj,
+            gate_up_proj,
+            down_proj,
             input_layernorm: weights.input_layernorm,
             attn_sub_norm: weights.attn_sub_norm,
             post_attention_layernorm: weights.post_attention_layernorm,
@@ -133,7 +128,7 @@ impl Layer {
         }
     }
 
-    fn projections(&self) -> [&Linear; 7] {
-        [&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj, &self.gate_proj, &self.up_proj, &self.down_proj]
+    fn projections(&self) -> [&Linear; 4] {
+        [&self.qkv_proj, &self.o_proj, &self.gate_up_proj, &self.down_proj]
     }
 }

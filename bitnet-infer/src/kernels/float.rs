@@ -21,18 +21,28 @@ pub(crate) struct FloatStore {
 }
 
 impl FloatStore {
-    /// Copies `matrix`.
+    /// Copies the rows of all `parts`, in order.
     ///
     /// # Panics
-    /// If the CPU does not support `kernel`.
-    pub(crate) fn new(matrix: &FloatMatrix, kernel: &'static Kernel) -> Self {
+    /// If the CPU does not support `kernel`, or the parts differ in columns or type.
+    pub(crate) fn new(parts: &[&FloatMatrix], kernel: &'static Kernel) -> Self {
         assert!(kernel.is_supported(), "kernel `{}` on a CPU without its instructions", kernel.name);
-        let (rows, cols) = (matrix.rows, matrix.cols);
+        let (rows, cols) = (parts.iter().map(|part| part.rows).sum(), parts[0].cols);
+        assert!(parts.iter().all(|part| part.cols == cols), "parts of as many columns");
         let stride = cols.next_multiple_of(FLOAT_PADDING);
-        let data = match &matrix.data {
-            FloatData::F32(v) => Data::F32(padded(v, rows, cols, stride)),
-            FloatData::F16(v) => Data::F16(padded(v, rows, cols, stride)),
-            FloatData::Bf16(v) => Data::Bf16(padded(v, rows, cols, stride)),
+        let data = match &parts[0].data {
+            FloatData::F32(_) => Data::F32(padded(parts, rows, stride, |part| match &part.data {
+                FloatData::F32(v) => v,
+                _ => panic!("parts of one type"),
+            })),
+            FloatData::F16(_) => Data::F16(padded(parts, rows, stride, |part| match &part.data {
+                FloatData::F16(v) => v,
+                _ => panic!("parts of one type"),
+            })),
+            FloatData::Bf16(_) => Data::Bf16(padded(parts, rows, stride, |part| match &part.data {
+                FloatData::Bf16(v) => v,
+                _ => panic!("parts of one type"),
+            })),
         };
         Self { kernel, rows, cols, stride, data }
     }
@@ -95,10 +105,16 @@ enum Data {
     Bf16(AlignedVec<bf16>),
 }
 
-fn padded<W: Element>(values: &[W], rows: usize, cols: usize, stride: usize) -> AlignedVec<W> {
+fn padded<'a, W: Element>(
+    parts: &[&'a FloatMatrix],
+    rows: usize,
+    stride: usize,
+    values: impl Fn(&'a FloatMatrix) -> &'a [W],
+) -> AlignedVec<W> {
     let mut out = AlignedVec::zeroed(rows.next_multiple_of(FLOAT_ROWS) * stride);
-    for (out, row) in out.chunks_mut(stride.max(1)).zip(values.chunks(cols.max(1))) {
-        out[..cols].copy_from_slice(row);
+    let rows = parts.iter().flat_map(|part| values(part).chunks(part.cols.max(1)));
+    for (out, row) in out.chunks_mut(stride.max(1)).zip(rows) {
+        out[..row.len()].copy_from_slice(row);
     }
     out
 }

@@ -103,23 +103,28 @@ pub(crate) struct CodeMatrix {
 }
 
 impl CodeMatrix {
-    /// Rearranges `packed`, group by group in parallel on the current pool; beyond the result it needs one unpacked row a thread.
+    /// Rearranges the rows of all `parts`, in order, group by group in parallel on the current pool; beyond the result it
+    /// needs one unpacked row a thread.
     ///
     /// # Panics
-    /// If the CPU does not support `kernel` or there are more than [`MAX_COLS`] columns.
-    pub(crate) fn new(packed: &PackedMatrix, kernel: &'static Kernel) -> Self {
+    /// If the CPU does not support `kernel`, there are more than [`MAX_COLS`] columns, or the parts differ in columns or
+    /// layout.
+    pub(crate) fn new(parts: &[&PackedMatrix], kernel: &'static Kernel) -> Self {
         assert!(kernel.is_supported(), "kernel `{}` on a CPU without its instructions", kernel.name);
-        assert!(packed.cols() <= MAX_COLS, "{} columns, at most {MAX_COLS} keep sums in i32", packed.cols());
-        let kind = CodeKind::of(packed.layout());
-        let (rows, cols) = (packed.rows(), packed.cols());
+        let (layout, cols) = (parts[0].layout(), parts[0].cols());
+        assert!(parts.iter().all(|part| (part.layout(), part.cols()) == (layout, cols)), "parts of one kind");
+        assert!(cols <= MAX_COLS, "{cols} columns, at most {MAX_COLS} keep sums in i32");
+        let kind = CodeKind::of(layout);
+        let row_of_part: Vec<_> = parts.iter().flat_map(|part| (0..part.rows()).map(move |row| (part, row))).collect();
+        let rows = row_of_part.len();
         let blocks = cols.div_ceil(kind.block_cols());
         let (group_rows, group_bytes) = (kernel.group_rows(), blocks * kernel.lanes);
         let mut bytes = AlignedVec::zeroed(rows.div_ceil(group_rows) * group_bytes);
         bytes.par_chunks_mut(group_bytes.max(1)).enumerate().for_each_init(
             || vec![0i8; cols.next_multiple_of(4)],
             |codes, (group, bytes)| {
-                for (r, row) in (group * group_rows..rows).take(group_rows).enumerate() {
-                    packed.unpack_row(row, &mut codes[..cols]);
+                for (r, (part, row)) in row_of_part[group * group_rows..].iter().take(group_rows).enumerate() {
+                    part.unpack_row(*row, &mut codes[..cols]);
                     encode_row(kind, kernel.lanes, codes, cols, r, bytes);
                 }
             },

@@ -172,11 +172,18 @@ fn perplexity_and_inspect_report_in_words_and_in_json() {
 
 #[test]
 fn bench_and_kernels_report() {
-    let arguments = ["bench", "--shape", "tiny", "--prompt", "8", "--generate", "4", "--repeats", "1", "--json"];
+    let arguments = "bench --shape tiny --prompt 8 --generate 4 --batch 1,3 --repeats 1 --kv f16 --json";
+    let arguments: Vec<_> = arguments.split(' ').collect();
     let json: serde_json::Value = serde_json::from_str(&success(&arguments).0).expect("JSON");
-    assert!(json["decode_tok_per_s"].as_f64().expect("a number") > 0.0);
-    assert!(json["kv_bytes"].as_u64().expect("a number") > 0);
-    assert_eq!((json["threads"].as_u64(), json["generated_tokens"].as_u64()), (Some(1), Some(4)));
+    let tests: Vec<_> = json["rows"].as_array().expect("rows").iter().map(|row| row["test"].as_str()).collect();
+    assert_eq!((json["machine"]["threads"].as_u64(), tests), (Some(1), vec![Some("pp8"), Some("tg4"), Some("tg4 x3")]));
+    assert_eq!(json["kv"], "f16");
+    for row in json["rows"].as_array().expect("rows") {
+        assert!(row["tok_per_s"].as_f64().expect("a number") > 0.0);
+        let shares =
+            row["shares"].as_array().expect("shares").iter().map(|share| share["percent"].as_f64().expect("a number"));
+        assert!((shares.sum::<f64>() - 100.0).abs() < 1e-6);
+    }
     let (words, _) = success(&["kernels", "--kernel", "scalar"]);
     assert!(words.starts_with("scalar          runs here, chosen\n"), "{words}");
 }

@@ -1,24 +1,32 @@
 //! `bitnet-infer bench`.
 
+mod machine;
+mod measure;
+mod report;
+
 use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use serde::Serialize;
 
-use bitnet_infer::engine::{KvCache, KvType, LogitsFor, Model, RandomModel, argmax};
+use bitnet_infer::engine::{KvType, Model, RandomModel};
 use bitnet_infer::kernels::Kernel;
 use bitnet_model::config::{Quantization, Storage};
 use bitnet_model::weights::FloatType;
+
+use machine::Machine;
+use report::Report;
 
 use super::output;
 
 /// Measure prefill and decode speed, with random weights of a shape or with a model.
 ///
-/// Speed does not depend on the values of weights.
+/// Speed does not depend on the values of weights. Each test is told as a share of what this machine can do, measured in
+/// the same run: reading memory, which bounds decode, and the kernel on weights in cache, which bounds prefill.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  bitnet-infer bench --shape 2b-4t --prompt 256 --generate 32
+  bitnet-infer bench --shape 2b-4t --prompt 128,512 --generate 64
+  bitnet-infer bench --shape 2b-4t --batch 1,4,16,32 --threads 2
   bitnet-infer bench --shape tiny --hidden 1024 --layers 8 --weights int8 --threads 1
   bitnet-infer bench --model model --json")]
 pub struct Args {
@@ -52,42 +60,24 @@ pub struct Args {
     /// Replaces the shape's vocabulary size
     #[arg(long, value_name = "N")]
     vocab: Option<usize>,
-    /// Tokens read at once
-    #[arg(long, value_name = "N", default_value_t = 128)]
-    prompt: usize,
-    /// Tokens generated one by one behind the prompt
+    /// Tokens of a prompt read at once; several, separated by commas, for several tests
+    #[arg(long, value_name = "N,N", value_delimiter = ',', default_value = "128")]
+    prompt: Vec<usize>,
+    /// Tokens generated one by one behind the first prompt
     #[arg(long, value_name = "N", default_value_t = 64)]
     generate: usize,
-    /// Measurements, of which the median counts
-    #[arg(long, value_name = "N", default_value_t = 3)]
-    repeats: usize,
+    /// Sequences that generate together; several, separated by commas, for several tests
+    #[arg(long, value_name = "N,N", value_delimiter = ',', default_value = "1")]
+    batch: Vec<usize>,
     /// What keys and values are kept as: f32, f16, int8
     #[arg(long, value_name = "TYPE", default_value_t)]
     kv: KvType,
+    /// Measurements, of which the median counts
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    repeats: usize,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Serialize)]
-struct Report {
-    model: String,
-    weights: String,
-    parameters: u64,
-    kernel: &'static str,
-    cpu: String,
-    threads: usize,
-    load_seconds: f64,
-    weight_bytes_per_token: usize,
-    kv: KvType,
-    kv_bytes: usize,
-    prompt_tokens: usize,
-    generated_tokens: usize,
-    prefill_tok_per_s: f64,
-    prefill_gmac_per_s: f64,
-    decode_tok_per_s: f64,
-    decode_gmac_per_s: f64,
-    decode_gb_per_s: f64,
 }
 
 /// Runs the command.
@@ -95,8 +85,8 @@ struct Report {
 /// # Errors
 /// If the shape cannot be or the model does not load.
 pub fn run(args: &Args, kernel: &'static Kernel) -> Result<()> {
-    if args.prompt == 0 || args.generate == 0 || args.repeats == 0 {
-        bail!("--prompt, --generate and --repeats must be at least 1");
+    if [&args.prompt[..], &args.batch, &[args.generate, args.repeats]].concat().contains(&0) {
+        bail!("--prompt, --generate, --batch and --repeats must be at least 1");
     }
     let started = Instant::now();
     let model = match &args.model {
@@ -128,8 +118,9 @@ impl Args {
             }
             config.head_dim = hidden / heads;
         }
-        let Some(positions) = self.prompt.checked_add(self.generate).filter(|&positions| positions < 1 << 24) else {
-            bail!("--prompt and --generate: {} and {} tokens are too many", self.prompt, self.generate);
+        let longest = self.prompt.iter().copied().max().unwrap_or(0);
+        let Some(positions) = longest.checked_add(self.generate).filter(|&positions| positions < 1 << 24) else {
+            bail!("--prompt and --generate: {longest} and {} tokens are too many", self.generate);
         };
         config.max_position_embeddings = config.max_position_embeddings.max(positions);
         let activations = if self.weights == "none" { "none" } else { "int8" };
@@ -145,87 +136,30 @@ impl Args {
 
     fn measure(&self, model: &Model, load_seconds: f64) -> Result<Report> {
         let config = model.config();
-        let (mut prefill, mut decode) = (Vec::new(), Vec::new());
-        let mut kv_bytes = 0;
-        for _ in 0..self.repeats {
-            let mut cache = KvCache::with_type(config, self.prompt + self.generate, self.kv)?;
-            let prompt: Vec<u32> = (0..self.prompt).map(|i| (i * 7919 % config.vocab_size) as u32).collect();
-            let started = Instant::now();
-            let mut logits = model.forward(&prompt, &mut cache, LogitsFor::Last)?;
-            prefill.push(self.prompt as f64 / started.elapsed().as_secs_f64());
-            let started = Instant::now();
-            for _ in 0..self.generate {
-                logits = model.forward(&[argmax(&logits)], &mut cache, LogitsFor::Last)?;
-            }
-            decode.push(self.generate as f64 / started.elapsed().as_secs_f64());
-            kv_bytes = cache.byte_count();
+        let mut rows = Vec::new();
+        for &tokens in &self.prompt {
+            rows.push(measure::prefill(model, self.kv, tokens, self.repeats)?);
         }
-        let (prefill_rate, decode_rate) = (median(prefill), median(decode));
-        let projection_macs = config.projection_parameters() as f64;
-        let head_macs = config.vocab_size as f64 * config.hidden_size as f64;
-        let bytes = model.weight_bytes_per_token();
+        for &batch in &self.batch {
+            rows.push(measure::decode(model, self.kv, [batch, self.prompt[0], self.generate], self.repeats)?);
+        }
         Ok(Report {
             model: self.model.as_ref().map_or_else(|| format!("random, {}", self.shape), |m| m.display().to_string()),
             weights: format!("{:?}", config.quantization),
             parameters: config.parameters(),
-            kernel: model.kernel().name,
-            cpu: cpu_name(),
-            threads: rayon::current_num_threads(),
-            load_seconds,
-            weight_bytes_per_token: bytes,
+            weight_bytes_per_token: model.weight_bytes_per_token(),
             kv: self.kv,
-            kv_bytes,
-            prompt_tokens: self.prompt,
-            generated_tokens: self.generate,
-            prefill_tok_per_s: prefill_rate,
-            // Only the last token of a prompt goes through the head.
-            prefill_gmac_per_s: (projection_macs + head_macs / self.prompt as f64) * prefill_rate / 1e9,
-            decode_tok_per_s: decode_rate,
-            decode_gmac_per_s: (projection_macs + head_macs) * decode_rate / 1e9,
-            decode_gb_per_s: bytes as f64 * decode_rate / 1e9,
+            load_seconds,
+            peak_memory_bytes: peak_memory(),
+            machine: Machine::measure(model)?,
+            rows,
         })
     }
 }
 
-impl Report {
-    fn text(&self) -> String {
-        format!(
-            "model     {} ({} parameters), {}, ready in {:.1} s\n\
-             machine   {}, threads {}, kernel {}\n\
-             weights   {} read for every decoded token\n\
-             cache     {} of keys and values in {}\n\
-             prefill   {:.1} tok/s over {} tokens ({:.1} GMAC/s)\n\
-             decode    {:.1} tok/s over {} tokens ({:.1} GMAC/s, {:.1} GB/s of weights)\n",
-            self.model,
-            output::count(self.parameters),
-            self.weights,
-            self.load_seconds,
-            self.cpu,
-            self.threads,
-            self.kernel,
-            output::bytes(self.weight_bytes_per_token),
-            output::bytes(self.kv_bytes),
-            self.kv,
-            self.prefill_tok_per_s,
-            self.prompt_tokens,
-            self.prefill_gmac_per_s,
-            self.decode_tok_per_s,
-            self.generated_tokens,
-            self.decode_gmac_per_s,
-            self.decode_gb_per_s,
-        )
-    }
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
-}
-
-/// The CPU's own name, where the system tells it.
-fn cpu_name() -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
-    name.map_or_else(|| format!("unknown {} CPU", std::env::consts::ARCH), |(_, name)| name.trim().to_owned())
+/// The high-water mark of resident memory.
+fn peak_memory() -> Option<usize> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<usize>().ok().map(|kib| kib * 1024)
 }
