@@ -70,9 +70,9 @@ impl Mix {
 /// Queries whose scores lie in the first-level cache together.
 const ROWS: usize = 24;
 
-/// Lets every query see those keys of the block that are not behind its own position; tiles of products are `CHUNKS` wide.
+/// Lets every query see those keys of the block that are not behind its own position.
 #[inline(always)]
-pub(super) fn see<const CHUNKS: usize>(rows: &RowSpan, block: &KeyBlock, mix: &mut Mix) {
+pub(super) fn see(rows: &RowSpan, block: &KeyBlock, mix: &mut Mix) {
     let (d, width) = (rows.head_dim, mix.width);
     let count = mix.total.len();
     let visible = |row: usize| (rows.start + row / rows.group + 1).saturating_sub(block.start).min(BLOCK);
@@ -87,14 +87,14 @@ pub(super) fn see<const CHUNKS: usize>(rows: &RowSpan, block: &KeyBlock, mix: &m
             scores.iter_mut().for_each(|scores| *scores = [0.0; BLOCK]);
             let queries = &rows.queries[first * d..last * d];
             let product = Product { a: queries, a_stride: d, b: block.keys, k: d, n: BLOCK };
-            add_product::<CHUNKS>(&product, scores.as_flattened_mut());
+            add_product(&product, scores.as_flattened_mut());
             let mixed = &mut mix.mixed[first * width..last * width];
             for (i, (scores, mixed)) in scores.iter_mut().zip(mixed.chunks_exact_mut(width)).enumerate() {
                 let (largest, total) = (&mut mix.largest[first + i], &mut mix.total[first + i]);
                 weigh(scores, visible(first + i), largest, total, mixed);
             }
             let product = Product { a: scores.as_flattened(), a_stride: BLOCK, b: block.values, k: seen, n: width };
-            add_product::<CHUNKS>(&product, mixed);
+            add_product(&product, mixed);
         }
         first = last;
     }
@@ -130,12 +130,12 @@ fn weigh(scores: &mut [f32; BLOCK], visible: usize, largest: &mut f32, total: &m
         mixed.iter_mut().for_each(|mixed| *mixed *= fade);
         *largest = new_largest;
     }
-    *total += reduce(sums, |a, b| a + b);
+    *total += reduce(sums, std::ops::Add::add);
 }
 
 /// All lanes into one, half of them at a time.
 #[inline(always)]
-fn reduce(mut lanes: [f32; LANES], with: impl Fn(f32, f32) -> f32) -> f32 {
+fn reduce(mut lanes: [f32; LANES], with: fn(f32, f32) -> f32) -> f32 {
     for half in [8, 4, 2, 1] {
         for lane in 0..half {
             lanes[lane] = with(lanes[lane], lanes[lane + half]);

@@ -62,10 +62,9 @@ impl Vectors {
     }
 }
 
-/// Defines a method of [`Vectors`] for each line, which calls the function of the line as compiled for that width. The widest
-/// vectors may have a function of their own, which differs in sizes of tiles alone.
+/// Defines a method of [`Vectors`] for each line, which calls the function of the line as compiled for that width.
 macro_rules! each_width {
-    ($($(#[$doc:meta])* $name:ident($($argument:ident: $type:ty),*) = $source:path $(, $widest:path)?;)*) => {
+    ($($(#[$doc:meta])* $name:ident($($argument:ident: $type:ty),*) = $source:path;)*) => {
         impl Vectors {
             $(
                 $(#[$doc])*
@@ -78,7 +77,7 @@ macro_rules! each_width {
                     #[cfg(target_arch = "x86_64")]
                     #[target_feature(enable = "avx512f,avx2,fma")]
                     fn avx512($($argument: $type),*) {
-                        first!($($widest,)? $source,)($($argument),*)
+                        $source($($argument),*)
                     }
                     match self.0 {
                         Width::Portable => $source($($argument),*),
@@ -95,15 +94,9 @@ macro_rules! each_width {
     };
 }
 
-macro_rules! first {
-    ($first:path, $($rest:path,)?) => {
-        $first
-    };
-}
-
 each_width! {
     /// Lets the queries of `rows` see one block of keys and values, and adds what they take from it to `mix`.
-    see_block(rows: &RowSpan, block: &KeyBlock, mix: &mut Mix) = block::see::<1>, block::see::<2>;
+    see_block(rows: &RowSpan, block: &KeyBlock, mix: &mut Mix) = block::see;
     /// Adds what the same queries took from later keys.
     merge(mix: &mut Mix, later: &Mix) = block::merge;
     /// f16 numbers, none of them infinite or NaN, as f32.
@@ -127,7 +120,7 @@ each_width! {
     /// The exponential of every number.
     exp(x: &mut [f32]) = exp::exp_all;
     /// `c += a b`.
-    add_product(product: &product::Product, c: &mut [f32]) = product::add_product::<1>, product::add_product::<2>;
+    add_product(product: &product::Product, c: &mut [f32]) = product::add_product;
 }
 
 #[cfg(test)]
