@@ -6,12 +6,13 @@
 #
 # SCHEMES lists schemes, each with a learning rate after a colon where the config's is not right for it: full precision
 # (`none`) usually wants a lower one. RUNS is the folder of the runs (default `runs/compare`), BIN that of the programs.
-# A run that is complete already is not repeated. Paths are relative to the root of the repository.
+# A run that is complete already is not repeated. One that was begun and is not complete ends the script, unless
+# `--overwrite` is among the arguments: then it is replaced. Paths are relative to the root of the repository.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 if [[ $# -lt 1 || $1 == -* ]]; then
-  sed -n '2,9s/^# \{0,1\}//p' scripts/compare_schemes.sh >&2
+  sed -n '2,10s/^# \{0,1\}//p' scripts/compare_schemes.sh >&2
   exit 2
 fi
 config=$1
@@ -35,7 +36,7 @@ for entry in ${SCHEMES:-ternary binary none}; do
     echo "== $scheme: $folder is complete" >&2
   else
     echo "== $scheme: training in $folder" >&2
-    "$BIN/bitnet-train" run "$config" --overwrite "$@" "${arguments[@]}"
+    "$BIN/bitnet-train" run "$config" "$@" "${arguments[@]}"
   fi
 done
 

@@ -7,7 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 /// What random numbers are used for; each purpose draws from a stream of its own, so that using more numbers for
-/// one purpose never changes another.
+/// one purpose never changes another. A number that was ever given to a purpose is never given to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 pub enum Stream {
@@ -17,8 +17,6 @@ pub enum Stream {
     Data = 2,
     /// Sampling of tokens during generation.
     Sampling = 3,
-    /// Stochastic rounding.
-    Rounding = 4,
     /// The built-in stories.
     Stories = 5,
     /// Random weights and inputs of benchmarks.

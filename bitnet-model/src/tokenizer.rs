@@ -35,7 +35,7 @@ impl Tokenizer {
         Ok(Self { inner, origin: origin.into() })
     }
 
-    /// Entries of the vocabulary, added tokens included: one more than the largest id.
+    /// Entries of the vocabulary, added tokens included: one more than the largest id, for some files leave gaps.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1)
     }

@@ -62,6 +62,7 @@ fn every_rule_can_fail() {
         ("bitnet-model/src/a.rs", "use memmap2::Mmap;", "`Mmap` outside src/files/"),
         ("bitnet-train/src/a.rs", &long, "has 501 lines, 500 are allowed"),
         ("bitnet-infer/src/engine/a.rs", "let x = unsafe { *p };", "line 1: `unsafe` outside a kernels/ folder"),
+        ("bitnet-train/src/a.rs", "let map = unsafe { Mmap::map(&file) };", "`unsafe` outside a kernels/ folder"),
         ("bitnet-infer/src/a/mykernels/a.rs", "unsafe impl Send for A {}", "`unsafe` outside a kernels/ folder"),
         ("bitnet-model/src/kernels/a.rs", "unsafe fn f() {}", "`unsafe` in a crate that has none"),
         ("bitnet-model/src/lib.rs", "//! #![forbid(unsafe_code)]", "lacks `#![forbid(unsafe_code)]`"),

@@ -4,9 +4,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use bitnet_model::ModelConfig;
-
 use super::attention::{Attention, Queries};
+use super::buffers::Buffers;
 use super::cache::KvCache;
 use super::error::{Error, Result};
 use super::math;
@@ -126,7 +125,8 @@ impl Model {
                 self.embedding.row_to_f32(token as usize, row);
             }
         });
-        let mut buffers = Buffers::new(&self.config, out_th.len() / h);
+        let mut buffers = self.spare_buffers.take();
+        buffers.fit(&self.config, out_th.len() / h);
         for (index, layer) in self.layers.iter().enumerate() {
             self.attention(index, batch, segments, &x_th, &mut buffers, profile);
             profile.time(Op::Residual, || math::add(vectors, &mut x_th, &buffers.out_th, h));
@@ -138,6 +138,7 @@ impl Model {
         }
         let eps = self.config.rms_norm_eps;
         profile.time(Op::Norm, || math::rms_norm(vectors, &x_th, &self.final_norm, eps, out_th));
+        self.spare_buffers.put(buffers);
     }
 
     fn attention(
@@ -210,38 +211,6 @@ impl Model {
 
     fn activations(&self, x: &[f32], width: usize) -> Activations {
         Activations::new(x, width, self.config.quantization.activation)
-    }
-}
-
-/// What lies between the products of a block, one allocation for all blocks of a step: every value is overwritten before
-/// it is read.
-struct Buffers {
-    normed: Vec<f32>,
-    qkv: Vec<f32>,
-    q_tq: Vec<f32>,
-    k_tk: Vec<f32>,
-    v_tk: Vec<f32>,
-    mixed_tq: Vec<f32>,
-    gate_up: Vec<f32>,
-    gated_tf: Vec<f32>,
-    out_th: Vec<f32>,
-}
-
-impl Buffers {
-    fn new(config: &ModelConfig, rows: usize) -> Self {
-        let (h, q, k, f) = (config.hidden_size, config.query_size(), config.key_value_size(), config.intermediate_size);
-        let buffer = |width: usize| vec![0f32; rows * width];
-        Self {
-            normed: buffer(h.max(q).max(f)),
-            qkv: buffer(q + 2 * k),
-            q_tq: buffer(q),
-            k_tk: buffer(k),
-            v_tk: buffer(k),
-            mixed_tq: buffer(q),
-            gate_up: buffer(2 * f),
-            gated_tf: buffer(f),
-            out_th: buffer(h),
-        }
     }
 }
 

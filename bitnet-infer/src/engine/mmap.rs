@@ -1,4 +1,4 @@
-//! A file mapped into memory: the one place outside the kernels that needs `unsafe`.
+//! A file mapped into memory: the one place outside the kernels that needs `unsafe`, for models and training data alike.
 
 use std::fs::File;
 use std::path::Path;
@@ -8,6 +8,7 @@ use memmap2::Mmap;
 use super::error::Result;
 
 /// The bytes of a file, read by the system as they are touched.
+#[derive(Debug)]
 pub struct MappedFile {
     map: Mmap,
 }
@@ -28,8 +29,9 @@ impl MappedFile {
             return Err(bitnet_model::Error::Format { origin: path.display().to_string(), reason }.into());
         }
         // SAFETY: the map is read-only and private to this process, and lives as long as the bytes are borrowed. What
-        // remains is that another process may change or truncate the file meanwhile; model files are written under a
-        // temporary name and renamed, never changed in place, so the inode behind the map stays as it was opened.
+        // remains is that another process may change or truncate the file meanwhile; model files and token shards are written
+        // under a temporary name and renamed, never changed in place, so the inode behind the map stays as it was opened, and
+        // a corpus is an input that must not change while it is read (docs/data.md).
         let map = unsafe { Mmap::map(&file) }.map_err(io("map"))?;
         Ok(Self { map })
     }

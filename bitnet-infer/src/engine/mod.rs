@@ -7,6 +7,7 @@
 //! `f` feed-forward width, `d` width of one head.
 
 mod attention;
+mod buffers;
 mod cache;
 mod error;
 mod forward;

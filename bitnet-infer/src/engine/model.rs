@@ -4,6 +4,7 @@ use bitnet_model::ModelConfig;
 use bitnet_model::files::hugging_face::ModelParts;
 use bitnet_model::weights::{FloatMatrix, LayerWeights, LinearWeights};
 
+use super::buffers::SpareBuffers;
 use super::error::{Error, Result};
 use super::kernels::Vectors;
 use super::rope::RopeTable;
@@ -20,6 +21,7 @@ pub struct Model {
     pub(super) head: Linear,
     pub(super) rope: RopeTable,
     pub(super) vectors: Vectors,
+    pub(super) spare_buffers: SpareBuffers,
 }
 
 /// One transformer block.
@@ -75,7 +77,8 @@ impl Model {
         let Tables { embedding, head, final_norm } = tables;
         let head = Linear::from_float(head.as_ref().unwrap_or(&embedding), kernel);
         let (rope, vectors) = (RopeTable::new(&config), Vectors::of(kernel));
-        Self { rope, vectors, config, kernel, embedding, layers, final_norm, head }
+        let spare_buffers = SpareBuffers::default();
+        Self { rope, vectors, spare_buffers, config, kernel, embedding, layers, final_norm, head }
     }
 
     /// The configuration.

@@ -242,8 +242,14 @@ pub fn negative_log_likelihood(logits: &[f32], target: u32) -> f64 {
 }
 
 /// Bytes of text that the tokens of some ascending ranges stand for: the growth of the decoded text over each range,
-/// up to the last whole character.
-fn scored_bytes(
+/// up to the last whole character. Special tokens, such as the end of a text, stand for none.
+///
+/// # Errors
+/// If the tokenizer's decoder fails.
+///
+/// # Panics
+/// If a range reaches beyond the tokens.
+pub fn scored_bytes(
     tokenizer: &Tokenizer,
     tokens: &[u32],
     ranges: impl Iterator<Item = std::ops::Range<usize>>,

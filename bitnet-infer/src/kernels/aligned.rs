@@ -4,6 +4,7 @@ use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
 use half::{bf16, f16};
+use memmap2::MmapMut;
 
 /// Plain numbers that may live in an [`AlignedVec`].
 ///
@@ -22,37 +23,64 @@ unsafe impl Element for f16 {}
 // SAFETY: as above; `bf16` is a transparent `u16`.
 unsafe impl Element for bf16 {}
 
-/// A fixed-length vector on 64-byte boundaries.
+/// A fixed-length vector on 64-byte boundaries; a long one lies in pages of 2 MiB where the system has them to give.
 ///
-/// Invariant: `lines` has room for `len` elements.
-#[derive(Clone)]
+/// Weights are read from end to end for every token. With pages of 4 KiB a core spends much of that time looking pages up
+/// (on a virtual machine with two Zen 4 cores: 34 GB/s read, against 59 with pages of 2 MiB).
+///
+/// Invariant: the storage has room for `len` elements and starts on a line.
 pub(crate) struct AlignedVec<T> {
-    lines: Vec<Line>,
+    storage: Storage,
     len: usize,
     element: PhantomData<T>,
+}
+
+enum Storage {
+    Lines(Vec<Line>),
+    Pages(MmapMut),
 }
 
 impl<T: Element> AlignedVec<T> {
     /// `len` zeros.
     pub(crate) fn zeroed(len: usize) -> Self {
-        let lines = vec![Line([0; LINE_BYTES]); len.div_ceil(LINE_BYTES / size_of::<T>())];
-        Self { lines, len, element: PhantomData }
+        let bytes = len * size_of::<T>();
+        let pages = if bytes >= HUGE_PAGE_BYTES { pages(bytes) } else { None };
+        let lines = || Storage::Lines(vec![Line([0; LINE_BYTES]); bytes.div_ceil(LINE_BYTES)]);
+        Self { storage: pages.map_or_else(lines, Storage::Pages), len, element: PhantomData }
     }
+}
+
+/// Zeroed memory straight from the system; nothing if it has none to give, and the allocator may try.
+fn pages(bytes: usize) -> Option<MmapMut> {
+    let map = MmapMut::map_anon(bytes).ok()?;
+    // A system without such pages says so; ordinary ones do as well.
+    #[cfg(target_os = "linux")]
+    let _ = map.advise(memmap2::Advice::HugePage);
+    Some(map)
 }
 
 impl<T: Element> Deref for AlignedVec<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        // SAFETY: the lines are initialised bytes, at least `len * size_of::<T>()` of them, aligned to 64; any bits are a `T`.
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+        let start: *const u8 = match &self.storage {
+            Storage::Lines(lines) => lines.as_ptr().cast(),
+            Storage::Pages(map) => map.as_ptr(),
+        };
+        // SAFETY: the storage is initialised bytes, at least `len * size_of::<T>()` of them, on a line (a page starts on
+        // one); any bits are a `T`.
+        unsafe { std::slice::from_raw_parts(start.cast(), self.len) }
     }
 }
 
 impl<T: Element> DerefMut for AlignedVec<T> {
     fn deref_mut(&mut self) -> &mut [T] {
+        let start: *mut u8 = match &mut self.storage {
+            Storage::Lines(lines) => lines.as_mut_ptr().cast(),
+            Storage::Pages(map) => map.as_mut_ptr(),
+        };
         // SAFETY: as in `deref`, and `self` is borrowed mutably; any `T` is valid as bytes.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+        unsafe { std::slice::from_raw_parts_mut(start.cast(), self.len) }
     }
 }
 
@@ -62,13 +90,16 @@ struct Line([u8; LINE_BYTES]);
 
 const LINE_BYTES: usize = 64;
 
+/// From this size on memory comes in pages of its own.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn starts_on_a_line_and_holds_what_is_written() {
-        for len in [0, 1, 31, 32, 33, 1000] {
+        for len in [0, 1, 31, 32, 33, 1000, 1 << 20, (1 << 21) + 3] {
             let mut v = AlignedVec::<f16>::zeroed(len);
             assert_eq!((v.len(), v.as_ptr() as usize % 64), (len, 0));
             v.iter_mut().enumerate().for_each(|(i, x)| *x = f16::from_bits(i as u16));

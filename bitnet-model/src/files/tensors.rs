@@ -15,7 +15,6 @@ pub use safetensors::Dtype;
 /// A parsed safetensors file over bytes that live elsewhere.
 pub struct TensorFile<'a> {
     tensors: SafeTensors<'a>,
-    metadata: HashMap<String, String>,
     origin: String,
 }
 
@@ -30,19 +29,12 @@ impl<'a> TensorFile<'a> {
             let reason = e.to_string().escape_debug().to_string();
             Error::format(origin, format!("is not a valid safetensors file of {} bytes: {reason}", bytes.len()))
         };
-        let (_, header) = SafeTensors::read_metadata(bytes).map_err(bad)?;
-        let metadata = header.metadata().clone().unwrap_or_default();
-        Ok(Self { tensors: SafeTensors::deserialize(bytes).map_err(bad)?, metadata, origin: origin.to_owned() })
+        Ok(Self { tensors: SafeTensors::deserialize(bytes).map_err(bad)?, origin: origin.to_owned() })
     }
 
     /// The name of the file in errors.
     pub fn origin(&self) -> &str {
         &self.origin
-    }
-
-    /// The text stored under `key` in the file's metadata.
-    pub fn metadata(&self, key: &str) -> Option<&str> {
-        self.metadata.get(key).map(String::as_str)
     }
 
     /// All tensor names, sorted.

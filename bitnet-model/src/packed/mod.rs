@@ -8,6 +8,8 @@ mod integer;
 
 use std::fmt;
 
+use crate::quant::scale_of;
+
 /// How codes are stored. All layouts but `Int8` put several codes in a byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
@@ -135,7 +137,7 @@ impl PackedMatrix {
 
     /// The scale of `row`.
     pub fn scale_of(&self, row: usize) -> f32 {
-        if self.scales.len() == 1 { self.scales[0] } else { self.scales[row] }
+        scale_of(&self.scales, row)
     }
 
     /// Writes the codes of `row` into `codes` (of length `cols`).

@@ -36,6 +36,14 @@ impl Granularity {
     }
 }
 
+/// The scale of `row` among the scales of a matrix: one, or one per row.
+///
+/// # Panics
+/// If there is neither one scale nor one of that row.
+pub fn scale_of(scales: &[f32], row: usize) -> f32 {
+    if let [scale] = scales { *scale } else { scales[row] }
+}
+
 /// A weight quantizer: latent weights to codes and scales, `weight ~ code * scale`.
 pub trait WeightScheme: Sync + Send {
     /// The name used in configs and files.

@@ -80,7 +80,7 @@ fn interrupt_flag() -> Result<Arc<AtomicBool>> {
         if raised.swap(true, Ordering::Relaxed) {
             std::process::exit(INTERRUPTED);
         }
-        eprintln!("\nstopping after this step (again to stop at once, without saving)");
+        eprintln!("\nstopping after this step, or this piece of data (again to stop at once, without saving)");
     })
     .context("cannot listen for Ctrl-C")?;
     Ok(flag)
@@ -100,7 +100,11 @@ fn report(folder: &Path, outcome: &Outcome) -> ExitCode {
             eprintln!("finished; `bitnet-train export {} --out DIR` packs the model", folder.display());
             ExitCode::SUCCESS
         }
-        Outcome::Interrupted(checkpoint) => {
+        Outcome::Interrupted(None) => {
+            eprintln!("stopped before the first step; the same command goes on with the data that is complete");
+            ExitCode::from(INTERRUPTED as u8)
+        }
+        Outcome::Interrupted(Some(checkpoint)) => {
             eprintln!("stopped; saved {}", checkpoint.display());
             eprintln!("  bitnet-train resume {}", folder.display());
             ExitCode::from(INTERRUPTED as u8)

@@ -54,6 +54,11 @@ impl Run {
         Self::resolve(config, origin)
     }
 
+    /// What messages call the config: its file.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
     /// Checks a config that did not come from a file as it stands; `origin` names it in messages.
     ///
     /// # Errors
@@ -183,18 +188,24 @@ impl Run {
     }
 }
 
-/// A TOML error in one line: the file, the line's number where it is the file's own, the line itself, the reason.
+/// A TOML error in one line: the file, the line's number where it is the file's own, the key with dots for nesting (the
+/// line itself where there is none, as in an error of the syntax), the reason.
 fn toml_error(origin: &str, text: &str, numbered: bool, error: &toml::de::Error) -> anyhow::Error {
     let message = error.message().replace('\n', ", ");
-    let Some(start) = error.span().map(|span| span.start.min(text.len())) else {
-        return anyhow!("{origin}: {message}");
-    };
-    let before = text.get(..start).unwrap_or_default();
-    let line = text.lines().nth(before.matches('\n').count()).unwrap_or_default().trim();
-    let number = before.matches('\n').count() + 1;
-    if numbered {
-        anyhow!("{origin}, line {number}, `{line}`: {message}")
-    } else {
-        anyhow!("{origin}, `{line}`: {message}")
+    let before = error.span().and_then(|span| text.get(..span.start));
+    let line = before.map(|before| before.matches('\n').count());
+    let number = line.filter(|_| numbered).map_or(String::new(), |line| format!(", line {}", line + 1));
+    let place = key_of(error).or_else(|| Some(text.lines().nth(line?)?.trim().to_owned()));
+    match place {
+        Some(place) => anyhow!("{origin}{number}, `{place}`: {message}"),
+        None => anyhow!("{origin}{number}: {message}"),
     }
+}
+
+/// The dotted key that a TOML error is about. The library tells it only at the end of an error printed without its text.
+fn key_of(error: &toml::de::Error) -> Option<String> {
+    let mut bare = error.clone();
+    bare.set_input(None);
+    let printed = bare.to_string();
+    Some(printed.lines().last()?.strip_prefix("in `")?.strip_suffix('`')?.to_owned())
 }

@@ -41,7 +41,8 @@ impl Batches {
     pub fn new(shard: Shard, batch_size: usize, sequence_length: usize, seed: u64) -> Result<Batches> {
         ensure!(
             (1..=MAX_ROWS).contains(&batch_size),
-            "a batch of {batch_size} sequences: expected 1 to {MAX_ROWS}; larger steps accumulate several batches"
+            "`train.batch_size`: a batch of {batch_size} sequences, expected 1 to {MAX_ROWS}; larger steps take \
+             `train.gradient_accumulation`"
         );
         check_length(&shard, sequence_length)?;
         Ok(Batches { shard, batch_size, sequence_length, seed })
@@ -116,10 +117,10 @@ impl Iterator for Windows {
 impl ExactSizeIterator for Windows {}
 
 fn check_length(shard: &Shard, sequence_length: usize) -> Result<()> {
-    ensure!(sequence_length > 0, "a sequence must have at least 1 token");
+    ensure!(sequence_length > 0, "`train.sequence_length`: a sequence must have at least 1 token");
     ensure!(
         sequence_length < shard.len(),
-        "a sequence of {sequence_length} tokens needs {} tokens of data, but there are {}; \
+        "`train.sequence_length`: a sequence of {sequence_length} tokens needs {} tokens of data, but there are {}; \
          give more text or a shorter sequence",
         sequence_length.saturating_add(1),
         shard.len()
@@ -137,6 +138,7 @@ const MAX_STEP: u64 = 1 << 36;
 mod tests {
     use super::*;
     use crate::data::encode::Encoder;
+    use crate::data::progress::Stage;
     use crate::data::shards::ShardWriter;
     use crate::data::tokenizer::{TokenizerConfig, build};
     use proptest::prelude::*;
@@ -148,9 +150,10 @@ mod tests {
         let encoder = Encoder::new(&built.json).expect("loads");
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("shard");
-        let mut writer = ShardWriter::create(&path, &encoder, built.vocab_size, None).expect("starts");
+        let stage = Stage::new("tokenizing", &|_| Ok(()));
+        let mut writer = ShardWriter::create(&path, &encoder, built.vocab_size, None, &stage).expect("starts");
         writer.add(&text).expect("encodes");
-        writer.finish(&path, &[0; 32]).expect("finishes");
+        writer.finish(&[0; 32]).expect("finishes");
         Shard::open(&path, &[0; 32]).expect("opens")
     }
 
@@ -196,9 +199,15 @@ mod tests {
         let error = Batches::new(shard.clone(), 1, 16, 0).expect_err("needs 17").to_string();
         assert!(error.contains("a sequence of 16 tokens needs 17") && error.contains("there are 16"), "{error}");
         assert!(windows(&shard, 16).is_err());
-        assert!(Batches::new(shard.clone(), 1, 0, 0).is_err());
-        assert!(Batches::new(shard.clone(), 0, 4, 0).is_err());
-        assert!(Batches::new(shard.clone(), 8193, 4, 0).is_err());
+        for (batch_size, sequence_length, key) in [
+            (1, 16, "train.sequence_length"),
+            (1, 0, "train.sequence_length"),
+            (0, 4, "train.batch_size"),
+            (8193, 4, "train.batch_size"),
+        ] {
+            let error = Batches::new(shard.clone(), batch_size, sequence_length, 0).expect_err(key).to_string();
+            assert!(error.starts_with(&format!("`{key}`: ")), "{error}");
+        }
         assert_eq!(Batches::new(shard, 2, 15, 0).expect("fits exactly").batch(0, 0).inputs[..2], [1, 2]);
     }
 

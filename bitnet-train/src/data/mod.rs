@@ -21,7 +21,7 @@ mod words;
 
 pub use batches::{Batch, Batches, Windows, windows};
 pub use prepare::{DataConfig, Prepared, prepare};
-pub use progress::{Progress, bar};
+pub use progress::{Progress, Stopped, bar};
 pub use shards::Shard;
 pub use source::{Paths, SourceConfig};
 pub use split::ValidationConfig;

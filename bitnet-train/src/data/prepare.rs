@@ -1,16 +1,16 @@
 //! The whole way from a config to two token shards, cached.
 
-use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use bitnet_model::files::write_atomic;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::encode::Encoder;
-use super::progress::Progress;
-use super::shards::{Shard, ShardWriter, write_atomically};
+use super::progress::{OnProgress, Stage};
+use super::shards::{Shard, ShardWriter};
 use super::source::SourceConfig;
 use super::split::{Corpus, Part, ValidationConfig};
 use super::tokenizer::{self, BuiltTokenizer, TokenizerConfig};
@@ -57,8 +57,6 @@ pub struct Prepared {
     pub vocab_size: usize,
     /// The end-of-text token, where the tokenizer has one.
     pub eos: Option<u32>,
-    /// Bytes of text for each token of the validation split.
-    pub bytes_per_token_valid: f64,
     /// What was found wrong in the cache and made anew, a sentence each.
     pub rebuilt: Vec<String>,
 }
@@ -69,18 +67,19 @@ pub struct Prepared {
 ///
 /// # Errors
 ///
-/// One line that names the file, row, key or byte at fault.
+/// One line that names the file, row, key or byte at fault; or what `progress` returns, which is called between any two pieces
+/// of work that take a while. What is complete then stays in the cache.
 pub fn prepare(
     config: &DataConfig,
     tokenizer: &TokenizerConfig,
     cache: &Path,
-    progress: &dyn Fn(Progress),
+    progress: &OnProgress<'_>,
 ) -> Result<Prepared> {
     let cache = config.cache_dir.as_deref().unwrap_or(cache);
     fs::create_dir_all(cache).with_context(|| format!("data: cannot create the cache folder {}", cache.display()))?;
-    progress(Progress { stage: "reading the corpus", done: 0, total: None });
-    let corpus = Corpus::resolve(&config.source, &config.validation)?;
-    let contents = [content_of(&corpus, Part::Train)?, content_of(&corpus, Part::Validation)?];
+    let corpus = Corpus::resolve(&config.source, &config.validation, progress)?;
+    let hashing = Stage::new("reading the corpus", progress);
+    let contents = [content_of(&corpus, Part::Train, &hashing)?, content_of(&corpus, Part::Validation, &hashing)?];
     let mut rebuilt = Vec::new();
     let built = built_tokenizer(&corpus, &contents[0], tokenizer, cache, &mut rebuilt, progress)?;
     let encoder = Encoder::new(&built.json)?;
@@ -100,24 +99,17 @@ pub fn prepare(
             }
         }
         let stage = if part == Part::Train { "tokenizing train" } else { "tokenizing validation" };
-        let mut writer = ShardWriter::create(&path, &encoder, built.vocab_size, separator)?;
-        let mut done = 0;
-        progress(Progress { stage, done, total: None });
-        corpus.for_each(part, &mut |text| {
-            writer.add(text)?;
-            done += text.len() as u64;
-            progress(Progress { stage, done, total: None });
-            Ok(())
-        })?;
-        writer.finish(&path, &key)?;
-        progress(Progress { stage, done, total: Some(done) });
+        let stage = Stage::new(stage, progress);
+        let mut writer = ShardWriter::create(&path, &encoder, built.vocab_size, separator, &stage)?;
+        corpus.for_each(part, &mut |text| writer.add(text))?;
+        writer.finish(&key)?;
+        stage.end()?;
         Shard::open(&path, &key)
     };
     let train = shard(Part::Train, &contents[0])?;
     let validation = shard(Part::Validation, &contents[1])?;
     Ok(Prepared {
         train,
-        bytes_per_token_valid: validation.bytes_per_token(),
         validation,
         vocab_size: built.vocab_size,
         eos: built.eos,
@@ -133,7 +125,7 @@ fn built_tokenizer(
     config: &TokenizerConfig,
     cache: &Path,
     rebuilt: &mut Vec<String>,
-    progress: &dyn Fn(Progress),
+    progress: &OnProgress<'_>,
 ) -> Result<BuiltTokenizer> {
     let mut hash = Sha256::new();
     hash.update(content);
@@ -147,25 +139,23 @@ fn built_tokenizer(
             Err(fault) => rebuilt.push(format!("{}: {fault:#}; it was made anew", path.display())),
         }
     }
-    let done = Cell::new(0);
-    let stage = "training the tokenizer";
+    let stage = Stage::new("training the tokenizer", progress);
     let built = tokenizer::build(config, &|on_document| {
         corpus.for_each(Part::Train, &mut |text| {
-            done.set(done.get() + text.len() as u64);
-            progress(Progress { stage, done: done.get(), total: None });
+            stage.add(text.len())?;
             on_document(text)
         })
     })?;
-    progress(Progress { stage, done: done.get(), total: Some(done.get()) });
     if !from_file {
-        write_atomically(&path, &built.json)?;
+        write_atomic(&path, &built.json)?;
+        stage.end()?;
     }
     Ok(built)
 }
 
-fn content_of(corpus: &Corpus, part: Part) -> Result<[u8; 32]> {
+fn content_of(corpus: &Corpus, part: Part, stage: &Stage<'_>) -> Result<[u8; 32]> {
     let mut hash = Sha256::new();
-    corpus.fingerprint(part, &mut hash)?;
+    corpus.fingerprint(part, &mut hash, stage)?;
     Ok(hash.finalize().into())
 }
 

@@ -19,22 +19,22 @@
 //! A shard is written under a temporary name, synced and renamed, so a file under its final name is
 //! whole; its checksum is verified when it is opened.
 
-use std::fs::{self, File};
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
-use memmap2::Mmap;
+use bitnet_infer::engine::MappedFile;
+use bitnet_model::files::AtomicFile;
 use sha2::{Digest, Sha256};
 
 use super::encode::Encoder;
-use super::sources::files;
+use super::progress::Stage;
 
 /// The tokens of a split, mapped from a file. Cloning it shares the map.
 #[derive(Debug, Clone)]
 pub struct Shard {
-    map: Arc<Mmap>,
+    file: Arc<MappedFile>,
     width: usize,
     len: usize,
     text_bytes: u64,
@@ -48,7 +48,8 @@ impl Shard {
     /// Not a shard, another version, another key, truncated, longer than it says, a wrong checksum.
     pub fn open(path: &Path, key: &[u8; 32]) -> Result<Shard> {
         let name = path.display();
-        let map = files::map(path)?;
+        let file = MappedFile::open(path)?;
+        let map = file.bytes();
         ensure!(map.len() >= HEADER, "{name}: {} bytes are too short for a token shard", map.len());
         let header = &map[..HEADER];
         ensure!(header[..8] == *MAGIC, "{name}: not a token shard");
@@ -68,12 +69,12 @@ impl Shard {
         hash.update(&header[..64]);
         ensure!(header[64..96] == hash.finalize()[..], "{name}: damaged: its checksum does not match");
         let (width, len, text_bytes) = (width as usize, (map.len() - HEADER) / width as usize, number(header, 24, 8));
-        Ok(Shard { map: Arc::new(map), width, len, text_bytes })
+        Ok(Shard { file: Arc::new(file), width, len, text_bytes })
     }
 
     /// The key of its content in hexadecimal digits: equal for equal tokens from the same source and tokenizer.
     pub fn fingerprint(&self) -> String {
-        self.map[32..64].iter().map(|byte| format!("{byte:02x}")).collect()
+        self.file.bytes()[32..64].iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// Number of tokens.
@@ -91,11 +92,6 @@ impl Shard {
         self.text_bytes
     }
 
-    /// Bytes of text for each token: what turns a loss in nats per token into bits per byte.
-    pub fn bytes_per_token(&self) -> f64 {
-        self.text_bytes as f64 / self.len.max(1) as f64
-    }
-
     /// Copies tokens `start..start + out.len()`.
     ///
     /// # Panics
@@ -104,7 +100,7 @@ impl Shard {
     pub fn read(&self, start: usize, out: &mut [u32]) {
         assert!(start <= self.len && out.len() <= self.len - start, "tokens beyond the end of the shard");
         let from = HEADER + start * self.width;
-        let bytes = &self.map[from..from + out.len() * self.width];
+        let bytes = &self.file.bytes()[from..from + out.len() * self.width];
         for (token, bytes) in out.iter_mut().zip(bytes.chunks_exact(self.width)) {
             *token = number(bytes, 0, self.width) as u32;
         }
@@ -127,8 +123,9 @@ pub struct ShardWriter<'a> {
     encoder: &'a Encoder,
     separator: Option<u32>,
     width: usize,
-    out: BufWriter<File>,
-    temporary: TemporaryFile,
+    path: PathBuf,
+    out: BufWriter<AtomicFile>,
+    stage: &'a Stage<'a>,
     hash: Sha256,
     tokens: u64,
     text_bytes: u64,
@@ -139,21 +136,25 @@ pub struct ShardWriter<'a> {
 }
 
 impl<'a> ShardWriter<'a> {
-    /// Starts a shard that will be at `path`; `separator` goes between documents.
+    /// Starts a shard that will be at `path`; `separator` goes between documents. `stage` hears of the text that is encoded.
     ///
     /// # Errors
     ///
     /// A folder that cannot be written.
-    pub fn create(path: &Path, encoder: &'a Encoder, vocab_size: usize, separator: Option<u32>) -> Result<Self> {
-        let temporary = TemporaryFile::beside(path);
-        let file =
-            File::create(&temporary.path).with_context(|| format!("cannot write {}", temporary.path.display()))?;
+    pub fn create(
+        path: &Path,
+        encoder: &'a Encoder,
+        vocab_size: usize,
+        separator: Option<u32>,
+        stage: &'a Stage<'a>,
+    ) -> Result<Self> {
         let mut writer = ShardWriter {
             encoder,
             separator,
             width: if vocab_size <= 1 << 16 { 2 } else { 4 },
-            out: BufWriter::with_capacity(1 << 20, file),
-            temporary,
+            path: path.to_path_buf(),
+            out: BufWriter::with_capacity(1 << 20, AtomicFile::create(path)?),
+            stage,
             hash: Sha256::new(),
             tokens: 0,
             text_bytes: 0,
@@ -169,7 +170,7 @@ impl<'a> ShardWriter<'a> {
     ///
     /// # Errors
     ///
-    /// Text that the tokenizer cannot encode, a full disk.
+    /// Text that the tokenizer cannot encode, a full disk, what the stage returns; nothing is then left behind.
     pub fn add(&mut self, text: &str) -> Result<()> {
         self.text_bytes += text.len() as u64;
         if text.len() >= TOGETHER {
@@ -186,7 +187,7 @@ impl<'a> ShardWriter<'a> {
     /// # Errors
     ///
     /// A full disk; no token at all.
-    pub fn finish(mut self, path: &Path, key: &[u8; 32]) -> Result<()> {
+    pub fn finish(mut self, key: &[u8; 32]) -> Result<()> {
         self.flush()?;
         ensure!(self.tokens > 0, "the text holds no token");
         let mut header = [0_u8; HEADER];
@@ -201,9 +202,8 @@ impl<'a> ShardWriter<'a> {
         let failure = self.failure();
         self.out.seek(SeekFrom::Start(0)).with_context(|| failure.clone())?;
         self.out.write_all(&header).with_context(|| failure.clone())?;
-        self.out.flush().with_context(|| failure.clone())?;
-        self.out.get_ref().sync_all().with_context(|| failure)?;
-        self.temporary.keep_as(path)
+        let file = self.out.into_inner().map_err(|error| error.into_error()).with_context(|| failure)?;
+        Ok(file.keep()?)
     }
 
     fn flush(&mut self) -> Result<()> {
@@ -230,6 +230,7 @@ impl<'a> ShardWriter<'a> {
                 }
                 self.write(ids)?;
             }
+            self.stage.add(texts.iter().map(|text| text.len()).sum())?;
         }
         Ok(())
     }
@@ -249,59 +250,8 @@ impl<'a> ShardWriter<'a> {
     }
 
     fn failure(&self) -> String {
-        format!("cannot write {}; is the disk full?", self.temporary.path.display())
+        format!("cannot write {}; is the disk full?", self.path.display())
     }
-}
-
-/// A file that is removed unless it is kept.
-struct TemporaryFile {
-    path: PathBuf,
-    kept: bool,
-}
-
-impl TemporaryFile {
-    /// A name in the same folder that no other process uses.
-    fn beside(path: &Path) -> TemporaryFile {
-        let mut name = path.file_name().unwrap_or_default().to_os_string();
-        // Threads of one process may prepare the same data too (tests do).
-        name.push(format!(".{}-{:?}.tmp", std::process::id(), std::thread::current().id()));
-        TemporaryFile { path: path.with_file_name(name), kept: false }
-    }
-
-    fn keep_as(mut self, path: &Path) -> Result<()> {
-        fs::rename(&self.path, path)
-            .with_context(|| format!("cannot rename {} to {}", self.path.display(), path.display()))?;
-        self.kept = true;
-        // The rename itself must survive a power cut; not every system can sync a folder.
-        if let Some(folder) = path.parent().and_then(|folder| File::open(folder).ok()) {
-            let _ = folder.sync_all();
-        }
-        Ok(())
-    }
-}
-
-impl Drop for TemporaryFile {
-    fn drop(&mut self) {
-        if !self.kept {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
-/// Writes bytes under a temporary name, syncs and renames.
-///
-/// # Errors
-///
-/// A folder that cannot be written, a full disk.
-pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let temporary = TemporaryFile::beside(path);
-    let write = || -> std::io::Result<()> {
-        let mut file = File::create(&temporary.path)?;
-        file.write_all(bytes)?;
-        file.sync_all()
-    };
-    write().with_context(|| format!("cannot write {}; is the disk full?", temporary.path.display()))?;
-    temporary.keep_as(path)
 }
 
 /// The little-endian number of `width` bytes at `at`.
@@ -319,8 +269,8 @@ const TOGETHER: usize = 4 << 20;
 /// A long document is encoded in pieces of about this many bytes.
 const PIECE: usize = 64 << 10;
 
-/// So many pieces are held as tokens before they are written.
-const PIECES_TOGETHER: usize = 16 << 10;
+/// So many pieces are held as tokens before they are written: a few seconds of work, which a stop has to wait for.
+const PIECES_TOGETHER: usize = 256;
 
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::progress::Stage;
 use super::sources::{files, hub, jsonl, parquet, text};
 use super::stories::{self, Split};
 
@@ -131,12 +132,12 @@ pub enum Source {
 }
 
 impl Source {
-    /// Finds the files of a source; for the Hub, downloads those that are not in its cache.
+    /// Finds the files of a source; for the Hub, downloads those that are not in its cache and tells `stage`.
     ///
     /// # Errors
     ///
     /// A missing path, an empty folder, no matching file in the repository, no connection.
-    pub fn resolve(config: &SourceConfig) -> Result<Source> {
+    pub fn resolve(config: &SourceConfig, stage: &Stage<'_>) -> Result<Source> {
         let of_kind = |path: &Paths, kind: FileKind, field: &str| -> Result<Source> {
             let files = files::expand(path.as_slice(), kind)?;
             Ok(Source::Files { files, field: field.to_string() })
@@ -150,7 +151,7 @@ impl Source {
             SourceConfig::Jsonl { path, field } => of_kind(path, FileKind::Jsonl, field),
             SourceConfig::Parquet { path, field } => of_kind(path, FileKind::Parquet, field),
             SourceConfig::Hub { repo, revision, files, field } => {
-                let files = hub::fetch(&hub::HubSettings::from_env(), repo, revision, files)?;
+                let files = hub::fetch(&hub::HubSettings::from_env(), repo, revision, files, stage)?;
                 Ok(Source::Files { files, field: field.clone() })
             }
         }
@@ -177,12 +178,12 @@ impl Source {
 
     /// Feeds the hash with all that decides the documents: parameters of stories, or the bytes of the files.
     ///
-    /// Paths are left out, so that a moved corpus keeps its shards.
+    /// Paths are left out, so that a moved corpus keeps its shards. `stage` hears of the bytes that are read.
     ///
     /// # Errors
     ///
     /// A file that cannot be read.
-    pub fn fingerprint(&self, hash: &mut Sha256) -> Result<()> {
+    pub fn fingerprint(&self, hash: &mut Sha256, stage: &Stage<'_>) -> Result<()> {
         match self {
             Source::Stories { seed, count, split } => {
                 let version = stories::GENERATOR_VERSION;
@@ -192,7 +193,7 @@ impl Source {
                 hash.update(format!("files {} field {field:?}\n", files.len()));
                 for (path, kind) in files {
                     hash.update(format!("{kind:?}\n"));
-                    hash.update(files::sha256(path)?);
+                    hash.update(files::sha256(path, &|bytes| stage.add(bytes))?);
                 }
             }
         }
@@ -262,7 +263,9 @@ mod tests {
 
     #[test]
     fn stories_are_streamed_in_order() {
-        let source = Source::resolve(&SourceConfig::Stories { seed: 4, count: 3 }).expect("needs nothing");
+        let resolve =
+            |seed, count| Source::resolve(&SourceConfig::Stories { seed, count }, &Stage::new("reading", &|_| Ok(())));
+        let source = resolve(4, 3).expect("needs nothing");
         let mut seen = Vec::new();
         source
             .for_each(&mut |text| {
@@ -272,6 +275,6 @@ mod tests {
             .expect("stories cannot fail");
         let expected: Vec<String> = (0..3).map(|i| stories::story(4, Split::Train, i).document()).collect();
         assert_eq!(seen, expected);
-        assert!(Source::resolve(&SourceConfig::Stories { seed: 4, count: 0 }).is_err());
+        assert!(resolve(4, 0).is_err());
     }
 }

@@ -4,6 +4,7 @@ use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::progress::{OnProgress, Stage};
 use super::source::{OnDocument, Source, SourceConfig};
 use super::stories::Split;
 
@@ -54,14 +55,15 @@ impl Corpus {
     ///
     /// # Errors
     ///
-    /// Settings that contradict, an empty corpus, one too short to be cut, whatever reading returns.
-    pub fn resolve(source: &SourceConfig, validation: &ValidationConfig) -> Result<Corpus> {
+    /// Settings that contradict, an empty corpus, one too short to be cut, whatever reading or `progress` returns.
+    pub fn resolve(source: &SourceConfig, validation: &ValidationConfig, progress: &OnProgress<'_>) -> Result<Corpus> {
         let fraction = validation.fraction.unwrap_or(DEFAULT_FRACTION);
         ensure!(
             fraction > 0.0 && fraction <= 0.5,
             "data.validation: `fraction` is {fraction}, expected more than 0 and at most 0.5"
         );
-        let resolved = Source::resolve(source)?;
+        let fetching = Stage::new("fetching from the Hub", progress);
+        let resolved = Source::resolve(source, &fetching)?;
         let how = match (&validation.source, &resolved) {
             (Some(_), _) if validation.fraction.is_some() => {
                 bail!("data.validation: give `fraction` or `source`, not both")
@@ -70,12 +72,12 @@ impl Corpus {
                 ensure!(*count > 0, "data.validation.source: `count` of stories must be at least 1");
                 How::Separate(Source::Stories { seed: *seed, count: *count, split: Split::Validation })
             }
-            (Some(separate), _) => How::Separate(Source::resolve(separate)?),
+            (Some(separate), _) => How::Separate(Source::resolve(separate, &fetching)?),
             (None, Source::Stories { seed, count, .. }) => {
                 let count = ((*count as f64 * fraction) as u64).max(1);
                 How::Separate(Source::Stories { seed: *seed, count, split: Split::Validation })
             }
-            (None, _) => by_fraction(&resolved, fraction)?,
+            (None, _) => by_fraction(&resolved, fraction, &Stage::new("reading the corpus", progress))?,
         };
         Ok(Corpus { source: resolved, how })
     }
@@ -112,13 +114,13 @@ impl Corpus {
         Ok(())
     }
 
-    /// Feeds the hash with all that decides a part.
+    /// Feeds the hash with all that decides a part; `stage` hears of the bytes that are read.
     ///
     /// # Errors
     ///
-    /// A file that cannot be read.
-    pub fn fingerprint(&self, part: Part, hash: &mut Sha256) -> Result<()> {
-        self.source_of(part).fingerprint(hash)?;
+    /// A file that cannot be read, or what `stage` returns.
+    pub fn fingerprint(&self, part: Part, hash: &mut Sha256, stage: &Stage<'_>) -> Result<()> {
+        self.source_of(part).fingerprint(hash, stage)?;
         match &self.how {
             How::Separate(_) => hash.update("whole\n"),
             How::Documents { documents, held } => hash.update(format!("{held} of {documents} {part:?}\n")),
@@ -135,7 +137,7 @@ impl Corpus {
     }
 }
 
-fn by_fraction(source: &Source, fraction: f64) -> Result<How> {
+fn by_fraction(source: &Source, fraction: f64, stage: &Stage<'_>) -> Result<How> {
     let (mut documents, mut bytes, mut cut) = (0_u64, 0, None);
     source.for_each(&mut |text| {
         documents += 1;
@@ -143,7 +145,7 @@ fn by_fraction(source: &Source, fraction: f64) -> Result<How> {
             bytes = text.len();
             cut = place_to_cut(text, fraction);
         }
-        Ok(())
+        stage.add(text.len())
     })?;
     match documents {
         0 => bail!("{} holds no text", source.describe()),
@@ -196,7 +198,7 @@ mod tests {
         }
         let source = SourceConfig::Text { path: Paths::One(folder.path().to_path_buf()) };
         let validation = ValidationConfig { fraction: Some(fraction), source: None };
-        let corpus = Corpus::resolve(&source, &validation)?;
+        let corpus = Corpus::resolve(&source, &validation, &|_| Ok(()))?;
         let read = |part| {
             let mut out = Vec::new();
             corpus.for_each(part, &mut |text| {
@@ -253,14 +255,14 @@ mod tests {
             assert!(error.contains(said), "{error}");
         }
         let both = ValidationConfig { fraction: Some(0.1), source: Some(SourceConfig::default()) };
-        let error = Corpus::resolve(&SourceConfig::default(), &both).expect_err("both").to_string();
+        let error = Corpus::resolve(&SourceConfig::default(), &both, &|_| Ok(())).expect_err("both").to_string();
         assert!(error.contains("not both"), "{error}");
     }
 
     #[test]
     fn stories_validate_on_the_held_out_half() {
-        let corpus = Corpus::resolve(&SourceConfig::Stories { seed: 3, count: 100 }, &ValidationConfig::default())
-            .expect("needs nothing");
+        let (source, validation) = (SourceConfig::Stories { seed: 3, count: 100 }, ValidationConfig::default());
+        let corpus = Corpus::resolve(&source, &validation, &|_| Ok(())).expect("needs nothing");
         let mut seen = Vec::new();
         corpus
             .for_each(Part::Validation, &mut |text| {

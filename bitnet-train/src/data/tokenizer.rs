@@ -13,7 +13,7 @@ use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::normalizers::NormalizerWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{
-    AddedToken, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, Tokenizer, TokenizerBuilder, Trainer,
+    AddedToken, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, TokenizerBuilder, Trainer,
 };
 
 use super::encode::{ANY_CHARACTER, PART, pieces};
@@ -100,12 +100,10 @@ impl BuiltTokenizer {
     ///
     /// Bytes that are no tokenizer, or one without a vocabulary.
     pub fn from_json(json: Vec<u8>) -> Result<BuiltTokenizer> {
-        let tokenizer =
-            Tokenizer::from_bytes(&json).map_err(|error| anyhow!("not a usable tokenizer.json: {error}"))?;
-        // The largest id counts, not the number of entries: some files leave gaps.
-        let vocab_size = tokenizer.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+        let tokenizer = bitnet_model::tokenizer::Tokenizer::from_bytes(&json, "not a usable tokenizer.json")?;
+        let vocab_size = tokenizer.vocab_size();
         ensure!(vocab_size > 0, "the vocabulary is empty");
-        let eos = ENDS_OF_TEXT.iter().find_map(|token| tokenizer.token_to_id(token));
+        let eos = ENDS_OF_TEXT.iter().find_map(|token| tokenizer.id_of(token));
         Ok(BuiltTokenizer { json, vocab_size, eos })
     }
 }
@@ -250,6 +248,7 @@ mod tests {
     use super::*;
     use crate::data::encode::Encoder;
     use crate::data::shared;
+    use tokenizers::Tokenizer;
 
     fn built(config: &TokenizerConfig, texts: &[&str]) -> Result<BuiltTokenizer> {
         build(config, &|on| texts.iter().try_for_each(|text| on(text)))

@@ -5,7 +5,7 @@
 //! have no gradient either, so the slow forms are used.
 
 use bitnet_model::config::HiddenAct;
-use bitnet_model::quant::{ActivationScheme, WeightScheme};
+use bitnet_model::quant::{ActivationScheme, WeightScheme, scale_of};
 use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
 use candle_nn::{loss, ops, rotary_emb};
 
@@ -124,8 +124,7 @@ impl CustomOp1 for QuantizeWeights {
         let w = operand(storage, layout)?;
         let (rows, cols) = layout.shape().dims2()?;
         let (codes, scales) = self.quantize(w, rows);
-        let scale_of = |row: usize| if scales.len() == 1 { scales[0] } else { scales[row] };
-        let out = codes.iter().enumerate().map(|(i, &c)| f32::from(c) * scale_of(i / cols)).collect();
+        let out = codes.iter().enumerate().map(|(i, &c)| f32::from(c) * scale_of(&scales, i / cols)).collect();
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
 

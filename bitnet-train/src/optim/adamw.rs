@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use candle_core::{CpuStorage, InplaceOp1, Layout, bail};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -101,11 +101,6 @@ impl AdamW {
         self.moments.iter().map(|(name, m)| (name.as_str(), m))
     }
 
-    /// Steps taken.
-    pub fn steps(&self) -> u64 {
-        self.steps
-    }
-
     /// One step on all parameters. `gradients` are used as they are times `1 / micro_batches`, clipped to the global norm.
     /// Returns the norm before clipping.
     ///
@@ -122,15 +117,21 @@ impl AdamW {
         let mean_factor = 1.0 / f64::from(micro_batches);
         let norm = gradients.norm() * mean_factor;
         ensure!(norm.is_finite(), "the gradient norm is {norm}");
+        // All that a parameter needs, found before the first one changes.
+        let mut work = Vec::with_capacity(self.moments.len());
+        let mut in_order = self.moments.iter_mut();
+        for (name, var) in parameters.iter() {
+            let gradient = gradients.of(name).with_context(|| format!("no gradient of `{name}`"))?;
+            let moments = in_order.next().filter(|(of, _)| *of == name).map(|(_, moments)| moments);
+            work.push((var, gradient, moments.with_context(|| format!("no moments of `{name}`"))?));
+        }
         self.steps += 1;
         let clip = self.config.clip_norm;
         // The constant is PyTorch's (`clip_grad_norm_`).
         let clip_factor = if clip > 0.0 { (clip / (norm + 1e-6)).min(1.0) } else { 1.0 };
         let [beta1, beta2] = self.config.betas;
         let power = i32::try_from(self.steps).unwrap_or(i32::MAX);
-        for (name, var) in parameters.iter() {
-            let gradient = gradients.of(name).ok_or_else(|| anyhow::anyhow!("no gradient of `{name}`"))?;
-            let moments = self.moments.get_mut(name).ok_or_else(|| anyhow::anyhow!("no moments of `{name}`"))?;
+        for (var, gradient, moments) in work {
             let decay = if decays(var.dims()) { weight_decay } else { 0.0 };
             let step = AdamWStep {
                 gradient_factor: (mean_factor * clip_factor) as f32,
@@ -173,5 +174,30 @@ impl InplaceOp1 for InPlace<'_> {
             .zip(first.par_chunks_mut(CHUNK).zip(second.par_chunks_mut(CHUNK)))
             .for_each(|((w, g), (m, v))| adamw(w, m, v, g, &self.step));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bitnet_model::ModelConfig;
+
+    #[test]
+    fn a_step_without_gradients_changes_nothing() {
+        let json = r#"{"architectures": ["BitNetForCausalLM"], "vocab_size": 5, "hidden_size": 4, "intermediate_size": 4,
+            "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "hidden_act": "relu2",
+            "tie_word_embeddings": true}"#;
+        let config = ModelConfig::from_json(json.as_bytes(), "config.json").expect("valid");
+        let parameters = Parameters::initialize(&config, 1, 0.1).expect("fits");
+        let values = |parameters: &Parameters| -> Vec<Vec<f32>> {
+            parameters.iter().map(|(name, _)| parameters.values(name).expect("its own name")).collect()
+        };
+        let before = values(&parameters);
+        let config = toml::from_str("learning_rate = 0.1").expect("the rest has defaults");
+        let mut optimizer = AdamW::new(config, &parameters);
+        let error = optimizer.step(&parameters, &Gradients::new(), 1, 0.1, 0.1).expect_err("no gradients");
+        assert!(error.to_string().starts_with("no gradient of `"), "{error}");
+        assert_eq!((optimizer.steps, values(&parameters)), (0, before));
+        assert!(optimizer.moments().all(|(_, m)| m.first.iter().chain(&m.second).all(|&m| m == 0.0)));
     }
 }

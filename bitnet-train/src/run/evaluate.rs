@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 
 use anyhow::Result;
 use bitnet_infer::engine::{Model, SamplerConfig};
+use bitnet_infer::eval::perplexity;
 use bitnet_infer::generate::{GenerateOptions, Generator};
 use bitnet_infer::kernels;
 use bitnet_model::ModelConfig;
@@ -11,36 +12,61 @@ use bitnet_model::tokenizer::Tokenizer;
 use bitnet_model::weights::FloatType;
 
 use crate::config::EvaluationSection;
-use crate::data::Shard;
+use crate::data::{self, Shard};
 use crate::export;
 use crate::nn::parameters::Parameters;
 use crate::nn::transformer::Transformer;
 
-/// Mean negative log-likelihood (nats per token) over the first `windows` windows of `seq` tokens (0: all).
+/// The held-out windows that a run is validated on.
 ///
 /// The convention is `bitnet-infer perplexity`'s `windows`: window `i` reads tokens `[i seq, (i + 1) seq)` and predicts the
 /// next token at each position; nothing is carried from one window to the next.
-///
-/// # Errors
-/// If the shard is shorter than one window.
-pub fn validation_loss(
-    model: &Transformer,
-    shard: &Shard,
+pub struct Validation {
+    shard: Shard,
     seq: usize,
-    batch_size: usize,
     windows: usize,
-    mut progress: impl FnMut(usize, usize),
-) -> Result<f64> {
-    let all: Vec<_> = crate::data::windows(shard, seq)?.take(if windows == 0 { usize::MAX } else { windows }).collect();
-    let mut total = 0f64;
-    for (i, batch) in all.chunks(batch_size).enumerate() {
-        progress(i * batch_size, all.len());
-        let inputs: Vec<u32> = batch.iter().flat_map(|w| w.inputs.iter().copied()).collect();
-        let targets: Vec<u32> = batch.iter().flat_map(|w| w.targets.iter().copied()).collect();
-        let loss = model.loss(&inputs, &targets, batch.len())?.detach().to_scalar::<f32>()?;
-        total += f64::from(loss) * batch.len() as f64;
+    /// Bytes of text that the predicted tokens stand for.
+    bytes: usize,
+}
+
+impl Validation {
+    /// The first `windows` windows of `seq` tokens (0: all).
+    ///
+    /// # Errors
+    /// If the shard is shorter than one window, or holds tokens that the tokenizer cannot decode.
+    pub fn new(shard: Shard, tokenizer: &Tokenizer, seq: usize, windows: usize) -> Result<Self> {
+        let all = data::windows(&shard, seq)?.len();
+        let windows = if windows == 0 { all } else { windows.min(all) };
+        let tokens = shard.tokens(0, windows * seq + 1);
+        let scored = (0..windows).map(|i| i * seq + 1..(i + 1) * seq + 1);
+        let bytes = perplexity::scored_bytes(tokenizer, &tokens, scored)?;
+        Ok(Self { shard, seq, windows, bytes })
     }
-    Ok(total / all.len() as f64)
+
+    /// Mean negative log-likelihood, in nats per token. `progress` hears of windows done and of their number.
+    ///
+    /// # Errors
+    /// If the model cannot be computed.
+    pub fn loss(&self, model: &Transformer, batch_size: usize, mut progress: impl FnMut(usize, usize)) -> Result<f64> {
+        let mut left = data::windows(&self.shard, self.seq)?.take(self.windows);
+        let (mut total, mut done) = (0f64, 0);
+        while done < self.windows {
+            progress(done, self.windows);
+            let batch: Vec<_> = left.by_ref().take(batch_size).collect();
+            let inputs: Vec<u32> = batch.iter().flat_map(|w| w.inputs.iter().copied()).collect();
+            let targets: Vec<u32> = batch.iter().flat_map(|w| w.targets.iter().copied()).collect();
+            let loss = model.loss(&inputs, &targets, batch.len())?.detach().to_scalar::<f32>()?;
+            total += f64::from(loss) * batch.len() as f64;
+            done += batch.len();
+        }
+        Ok(total / self.windows as f64)
+    }
+
+    /// A loss in nats per token as bits of information per byte of the text that was scored.
+    pub fn bits_per_byte(&self, loss: f64) -> f64 {
+        let bits = loss * (self.windows * self.seq) as f64 / std::f64::consts::LN_2;
+        bits / self.bytes.max(1) as f64
+    }
 }
 
 /// Text that the model continues the configured prompt with, through the packed form and the integer kernels: what a

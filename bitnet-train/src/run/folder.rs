@@ -1,37 +1,35 @@
 //! The folder of a run and the names in it.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use bitnet_model::files::write_atomic;
 
-/// `config.toml`, `environment.json`, `tokenizer.json`, `metrics.jsonl`, `events/`, `checkpoints/`, `model/`, `result.json`.
-#[derive(Clone, Debug)]
+/// `config.toml`, `environment.json`, `tokenizer.json`, `metrics.jsonl`, `events/`, `checkpoints/`, `model/`, `result.json`,
+/// and `lock`, which the process that writes the others holds a lock on.
+#[derive(Debug)]
 pub struct RunFolder {
     root: PathBuf,
+    /// Held for its life alone: the system gives the lock back when the file is closed, also after a kill.
+    _lock: Option<File>,
 }
 
 impl RunFolder {
-    /// Makes the folder of a new run.
+    /// Makes the folder of a new run, and keeps other processes from writing there until it is dropped.
     ///
     /// # Errors
-    /// If there already is one with a run in it (unless `overwrite`), or it cannot be made.
+    /// If there already is one with a run in it (unless `overwrite`), another process writes it, or it cannot be made.
     pub fn create(root: &Path, overwrite: bool) -> Result<Self> {
-        let folder = Self { root: root.to_path_buf() };
+        fs::create_dir_all(root).with_context(|| format!("{}: cannot create", root.display()))?;
+        let folder = Self { root: root.to_path_buf(), _lock: None }.locked()?;
+        Self::check_free(root, overwrite)?;
         if folder.config().exists() {
-            if !overwrite {
-                bail!(
-                    "{}: already holds a run; `bitnet-train resume {0}` continues it, `--overwrite` replaces it, \
-                     `--set run.name=NAME` begins another",
-                    root.display()
-                );
-            }
             // Only what a run writes: a folder given by mistake keeps everything else.
             for name in ["checkpoints", "events", "model"] {
                 remove(&root.join(name), |p| fs::remove_dir_all(p))?;
             }
-            for name in ["metrics.jsonl", "result.json", "environment.json", "config.toml", "tokenizer.json"] {
+            for name in ["metrics.jsonl", "result.json", "environment.json", CONFIG, "tokenizer.json"] {
                 remove(&root.join(name), |p| fs::remove_file(p))?;
             }
         }
@@ -39,16 +37,52 @@ impl RunFolder {
         Ok(folder)
     }
 
-    /// Opens the folder of an earlier run.
+    /// Refuses a folder that holds a run, unless it may be replaced.
+    ///
+    /// # Errors
+    /// What a person can do instead.
+    pub fn check_free(root: &Path, overwrite: bool) -> Result<()> {
+        if !overwrite && root.join(CONFIG).exists() {
+            bail!(
+                "{}: already holds a run; `bitnet-train resume {0}` continues it, `--overwrite` replaces it, \
+                 `--set run.name=NAME` begins another",
+                root.display()
+            );
+        }
+        Ok(())
+    }
+
+    /// Opens the folder of an earlier run for reading.
     ///
     /// # Errors
     /// If it holds none.
     pub fn open(root: &Path) -> Result<Self> {
-        let folder = Self { root: root.to_path_buf() };
+        let folder = Self { root: root.to_path_buf(), _lock: None };
         if !folder.config().exists() {
             bail!("{}: is no run folder (it has no config.toml)", root.display());
         }
         Ok(folder)
+    }
+
+    /// The same folder, in which no other process may write until it is dropped.
+    ///
+    /// # Errors
+    /// If another process writes there already, or the lock file cannot be made.
+    pub fn locked(self) -> Result<Self> {
+        let (path, root) = (self.root.join("lock"), self.root.display());
+        let file = File::options().create(true).truncate(false).write(true).open(&path);
+        let file = file.with_context(|| format!("{}: cannot open", path.display()))?;
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => {
+                bail!("{root}: another bitnet-train is writing this run; stop it first, or begin another run")
+            }
+            Err(TryLockError::Error(e)) if e.kind() == std::io::ErrorKind::Unsupported => {
+                eprintln!("warning: {root}: this file system has no locks; see that no other process writes there");
+            }
+            Err(TryLockError::Error(e)) => return Err(e).with_context(|| format!("{}: cannot lock", path.display())),
+            Ok(()) => {}
+        }
+        Ok(Self { _lock: Some(file), ..self })
     }
 
     /// The folder itself.
@@ -58,7 +92,7 @@ impl RunFolder {
 
     /// The resolved config.
     pub fn config(&self) -> PathBuf {
-        self.root.join("config.toml")
+        self.root.join(CONFIG)
     }
 
     /// The tokenizer.
@@ -94,6 +128,9 @@ impl RunFolder {
         Ok(write_atomic(&self.root.join(name), text.as_bytes())?)
     }
 }
+
+/// Its presence makes a folder a run folder.
+const CONFIG: &str = "config.toml";
 
 fn remove(path: &Path, f: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<()> {
     match f(path) {

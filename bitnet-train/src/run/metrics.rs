@@ -1,7 +1,7 @@
 //! What a run tells: a progress bar, `metrics.jsonl`, TensorBoard. A log that fails is reported once and never ends a run.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -43,12 +43,14 @@ pub struct ValidationMetrics {
 
 /// Writes every kind of report.
 pub struct Reporter {
-    lines: File,
+    lines: Lines<File>,
+    /// Whether it was said that `metrics.jsonl` cannot be written.
+    lines_warned: bool,
+    /// Given up after the first failure.
     events: Option<EventWriter>,
     bar: ProgressBar,
     interactive: bool,
     last_rate: f64,
-    warned: bool,
 }
 
 impl Reporter {
@@ -59,21 +61,19 @@ impl Reporter {
     /// If `metrics.jsonl` cannot be opened.
     pub fn new(folder: &RunFolder, first_step: u64, steps: u64) -> Result<Self> {
         let path = folder.metrics();
-        if first_step > 0 {
-            keep_lines_until(&path, first_step)?;
-        }
+        keep_lines_until(&path, first_step)?;
         let lines = OpenOptions::new().create(true).append(true).open(&path);
-        let lines = lines.with_context(|| format!("{}: cannot open", path.display()))?;
+        let lines = Lines::new(lines.with_context(|| format!("{}: cannot open", path.display()))?);
         let interactive = std::io::stderr().is_terminal();
         let bar = ProgressBar::new(steps).with_position(first_step);
         let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {msg} [{elapsed_precise} < {eta_precise}]")
             .context("a fixed template parses")?;
         bar.set_style(style);
         bar.reset_eta();
-        let mut reporter = Self { lines, events: None, bar, interactive, last_rate: 0.0, warned: false };
+        let mut reporter = Self { lines, lines_warned: false, events: None, bar, interactive, last_rate: 0.0 };
         match EventWriter::create(&folder.events(), first_step) {
             Ok(events) => reporter.events = Some(events),
-            Err(e) => reporter.warn(&format!("{}: no TensorBoard log: {e}", folder.events().display())),
+            Err(e) => reporter.say(&format!("warning: {}: no TensorBoard log: {e}", folder.events().display())),
         }
         Ok(reporter)
     }
@@ -177,9 +177,10 @@ impl Reporter {
     }
 
     fn line(&mut self, value: &Value) {
-        // One write, so that a kill leaves whole lines and at most one torn one.
-        if let Err(e) = self.lines.write_all(format!("{value}\n").as_bytes()) {
-            self.warn(&format!("metrics.jsonl: cannot write: {e}"));
+        if let Err(e) = self.lines.write(value)
+            && !std::mem::replace(&mut self.lines_warned, true)
+        {
+            self.say(&format!("warning: metrics.jsonl: cannot write: {e}"));
         }
     }
 
@@ -188,14 +189,30 @@ impl Reporter {
             && let Err(e) = events.scalars(step, values.iter().copied())
         {
             self.events = None;
-            self.warn(&format!("TensorBoard log given up: {e}"));
+            self.say(&format!("warning: TensorBoard log given up: {e}"));
         }
     }
+}
 
-    fn warn(&mut self, text: &str) {
-        if !std::mem::replace(&mut self.warned, true) {
-            self.say(&format!("warning: {text}"));
-        }
+/// JSON objects, one a line.
+struct Lines<W> {
+    out: W,
+    /// Whether the last line may be incomplete.
+    torn: bool,
+}
+
+impl<W: Write> Lines<W> {
+    fn new(out: W) -> Self {
+        Self { out, torn: false }
+    }
+
+    /// Appends a line; one that an earlier failure cut off stays alone, so that it spoils no other.
+    fn write(&mut self, value: &Value) -> io::Result<()> {
+        let end_of_torn = if self.torn { "\n" } else { "" };
+        // One write, so that a kill leaves whole lines and at most one torn one.
+        let written = self.out.write_all(format!("{end_of_torn}{value}\n").as_bytes());
+        self.torn = written.is_err();
+        written
     }
 }
 
@@ -251,6 +268,38 @@ impl TokenRate {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A disk with room for `room` more bytes.
+    struct Disk {
+        bytes: Vec<u8>,
+        room: usize,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let fits = bytes.len().min(self.room);
+            self.room -= fits;
+            self.bytes.extend_from_slice(&bytes[..fits]);
+            if fits == 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(fits) }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_cut_off_spoils_no_other() {
+        let mut lines = Lines::new(Disk { bytes: Vec::new(), room: 18 });
+        lines.write(&json!({ "step": 10 })).expect("fits");
+        lines.write(&json!({ "step": 20 })).expect_err("full");
+        lines.write(&json!({ "step": 30 })).expect_err("still full");
+        lines.out.room = 100;
+        lines.write(&json!({ "step": 40 })).expect("there is room again");
+        lines.write(&json!({ "step": 50 })).expect("fits");
+        let text = String::from_utf8(lines.out.bytes).expect("text");
+        assert_eq!(text, "{\"step\":10}\n{\"step\n{\"step\":40}\n{\"step\":50}\n");
+    }
 
     #[test]
     fn a_resume_drops_later_and_torn_lines() {

@@ -12,6 +12,5 @@ mod metrics;
 mod session;
 
 pub use checkpoint::{Latest, load_parameters};
-pub use environment::cpu_model;
 pub use folder::RunFolder;
 pub use session::{Outcome, export_run, resume, start};

@@ -3,20 +3,20 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bitnet_model::ModelConfig;
 use bitnet_model::tokenizer::Tokenizer;
 use serde_json::json;
 
 use super::checkpoint::{self, Best, Contents, Latest, State};
 use super::diagnostics::{self, LastCodes};
-use super::evaluate;
+use super::evaluate::{self, Validation};
 use super::folder::RunFolder;
 use super::metrics::{Reporter, StepMetrics, TokenRate, ValidationMetrics};
 use super::{environment, load_parameters};
 use crate::config::{Run, RunConfig};
 use crate::data::tokenizer::BuiltTokenizer;
-use crate::data::{self, Batches, Prepared};
+use crate::data::{self, Batches, Prepared, Stopped};
 use crate::export::export;
 use crate::nn::parameters::Parameters;
 use crate::nn::transformer::Transformer;
@@ -27,16 +27,18 @@ use crate::optim::{AdamW, Gradients, Schedule};
 pub enum Outcome {
     /// All steps were taken; the exported model, if one was asked for.
     Finished(Option<PathBuf>),
-    /// A person stopped it; the checkpoint that was saved.
-    Interrupted(PathBuf),
+    /// A person stopped it; the checkpoint that was saved, or none where no step was taken yet.
+    Interrupted(Option<PathBuf>),
 }
 
-/// Begins a run. `interrupt` ends it after the step in progress.
+/// Begins a run. `interrupt` ends the preparation of its data at once, and training after the step in progress.
 ///
 /// # Errors
 /// If the data, the folder or a step fails; then the last checkpoint stands.
 pub fn start(run: &Run, overwrite: bool, interrupt: &AtomicBool) -> Result<Outcome> {
-    let (prepared, config) = prepare(run)?;
+    // Before minutes of preparation.
+    RunFolder::check_free(&run.folder(), overwrite)?;
+    let Some((prepared, config)) = prepare(run, interrupt)? else { return Ok(Outcome::Interrupted(None)) };
     let folder = RunFolder::create(&run.folder(), overwrite)?;
     let environment = serde_json::to_string_pretty(&environment::describe(rayon::current_num_threads()))?;
     folder.write("environment.json", &environment)?;
@@ -56,13 +58,13 @@ pub fn start(run: &Run, overwrite: bool, interrupt: &AtomicBool) -> Result<Outco
 /// Continues a run from its newest checkpoint, exactly.
 ///
 /// # Errors
-/// As [`start`], or if there is no checkpoint or the data is no longer the same.
+/// As [`start`], or if there is no checkpoint, the data is no longer the same, or another process still writes the run.
 pub fn resume(root: &Path, interrupt: &AtomicBool) -> Result<Outcome> {
-    let folder = RunFolder::open(root)?;
+    let folder = RunFolder::open(root)?.locked()?;
     let run = Run::read(&folder.config(), &[])?;
     checkpoint::remove_leftovers(&folder)?;
     let latest = Latest::find(&folder)?;
-    let (prepared, config) = prepare(&run)?;
+    let Some((prepared, config)) = prepare(&run, interrupt)? else { return Ok(Outcome::Interrupted(None)) };
     ensure!(
         latest.state.data == prepared.train.fingerprint(),
         "{}: the training data has changed since this checkpoint; put it back, or begin another run",
@@ -75,9 +77,21 @@ pub fn resume(root: &Path, interrupt: &AtomicBool) -> Result<Outcome> {
     Session { run: &run, config, prepared, folder, parameters, optimizer, codes, state: latest.state }.train(interrupt)
 }
 
-/// Data and the network's configuration, with the checks that need both.
-fn prepare(run: &Run) -> Result<(Prepared, ModelConfig)> {
-    let prepared = data::prepare(&run.config.data, &run.config.tokenizer, &cache_folder(), &data::bar())?;
+/// Data and the network's configuration, with the checks that need both; nothing if a person stopped it.
+fn prepare(run: &Run, interrupt: &AtomicBool) -> Result<Option<(Prepared, ModelConfig)>> {
+    let bar = data::bar();
+    let progress = |progress| {
+        if interrupt.load(Ordering::Relaxed) {
+            bail!(Stopped);
+        }
+        bar(progress);
+        Ok(())
+    };
+    let prepared = match data::prepare(&run.config.data, &run.config.tokenizer, &cache_folder(), &progress) {
+        Err(error) if error.is::<Stopped>() => return Ok(None),
+        prepared => prepared?,
+    };
+    drop(bar);
     for fault in &prepared.rebuilt {
         eprintln!("warning: {fault}");
     }
@@ -85,16 +99,18 @@ fn prepare(run: &Run) -> Result<(Prepared, ModelConfig)> {
     // Before a folder exists: sequences that fit both shards.
     let train = &run.config.train;
     Batches::new(prepared.train.clone(), train.batch_size, train.sequence_length, run.config.run.seed)
-        .context("training data")?;
-    data::windows(&prepared.validation, train.sequence_length).context("validation data")?;
+        .with_context(|| format!("{}: training data", run.origin()))?;
+    data::windows(&prepared.validation, train.sequence_length)
+        .with_context(|| format!("{}: validation data", run.origin()))?;
     let tokenizer = Tokenizer::from_bytes(&prepared.tokenizer_json, "tokenizer.json")?;
     if run.config.evaluation.sample_tokens > 0 {
-        let prompt = tokenizer.encode(&run.config.evaluation.prompt).context("`evaluation.prompt`")?;
-        ensure!(!prompt.is_empty(), "`evaluation.prompt` is empty, expected some text to begin the sample with");
+        let key = format!("{}: `evaluation.prompt`", run.origin());
+        let prompt = tokenizer.encode(&run.config.evaluation.prompt).context(key.clone())?;
+        ensure!(!prompt.is_empty(), "{key} is empty, expected some text to begin the sample with");
         let (length, longest) = (prompt.len(), config.max_position_embeddings);
-        ensure!(length < longest, "`evaluation.prompt` has {length} tokens, expected fewer than the model's {longest}");
+        ensure!(length < longest, "{key} has {length} tokens, expected fewer than the model's {longest}");
     }
-    Ok((prepared, config))
+    Ok(Some((prepared, config)))
 }
 
 /// Where tokenizers and token shards are kept between runs: `BITNET_CACHE`, or `bitnet` in the user's cache folder.
@@ -124,6 +140,8 @@ impl Session<'_> {
         let seq = train.sequence_length;
         let model = Transformer::new(&self.config, &self.parameters, seq, self.run.estimator, self.run.ops.clone())?;
         let batches = Batches::new(self.prepared.train.clone(), train.batch_size, seq, run.seed)?;
+        let tokenizer = Tokenizer::from_bytes(&self.prepared.tokenizer_json, "tokenizer.json")?;
+        let validation = Validation::new(self.prepared.validation.clone(), &tokenizer, seq, evaluation.windows)?;
         let schedule = Schedule::new(&self.run.config.schedule, &self.run.config.optimizer, train.steps);
         let mut reporter = Reporter::new(&self.folder, self.state.step, train.steps)?;
         reporter.say(&self.summary());
@@ -177,7 +195,7 @@ impl Session<'_> {
             // Once in a while: validate and speak.
             let mut improved = false;
             if due(evaluation.every) || last {
-                improved = self.validate(&model, &mut reporter)?;
+                improved = self.validate(&model, &validation, &tokenizer, &mut reporter)?;
             }
             // Once in a while: save.
             let stopped = interrupt.load(Ordering::Relaxed);
@@ -185,7 +203,7 @@ impl Session<'_> {
                 let path = self.save()?;
                 if stopped && !last {
                     reporter.finish();
-                    return Ok(Outcome::Interrupted(path));
+                    return Ok(Outcome::Interrupted(Some(path)));
                 }
             }
             rate.skip();
@@ -195,26 +213,22 @@ impl Session<'_> {
     }
 
     /// Validates, reports, and tells whether this is the best so far.
-    fn validate(&mut self, model: &Transformer, reporter: &mut Reporter) -> Result<bool> {
+    fn validate(
+        &mut self,
+        model: &Transformer,
+        validation: &Validation,
+        tokenizer: &Tokenizer,
+        reporter: &mut Reporter,
+    ) -> Result<bool> {
         let RunConfig { train, evaluation, export, run, .. } = &self.run.config;
-        let seq = train.sequence_length;
-        let loss = evaluate::validation_loss(
-            model,
-            &self.prepared.validation,
-            seq,
-            train.batch_size,
-            evaluation.windows,
-            |done, all| reporter.progress_of_validation(done, all),
-        )?;
+        let loss = validation.loss(model, train.batch_size, |done, all| reporter.progress_of_validation(done, all))?;
         ensure!(loss.is_finite(), "{}", self.broken(&format!("the validation loss is {loss}")));
         let step = self.state.step;
-        let bits_per_byte = loss / std::f64::consts::LN_2 / self.prepared.bytes_per_token_valid;
-        reporter.validation(&ValidationMetrics { step, loss, bits_per_byte });
+        reporter.validation(&ValidationMetrics { step, loss, bits_per_byte: validation.bits_per_byte(loss) });
         if evaluation.sample_tokens > 0 {
-            let tokenizer = Tokenizer::from_bytes(&self.prepared.tokenizer_json, "tokenizer.json")?;
             let float_type = export.float_type;
             // A sample is for looking at; a run does not end for want of one.
-            match evaluate::sample(&self.config, &self.parameters, &tokenizer, evaluation, float_type, run.seed) {
+            match evaluate::sample(&self.config, &self.parameters, tokenizer, evaluation, float_type, run.seed) {
                 Ok(text) => reporter.sample(step, &text),
                 Err(e) => reporter.say(&format!("warning: no sample at step {step}: {e:#}")),
             }
@@ -252,13 +266,14 @@ impl Session<'_> {
     fn summary(&self) -> String {
         let train = &self.run.config.train;
         format!(
-            "{}: {:.2} M parameters ({:.2} M in projections: {:?}), {} training tokens, vocabulary {}\n\
+            "{}: {:.2} M parameters ({:.2} M in projections: {:?}), {} training tokens from {:.1} MB of text, vocabulary {}\n\
              {} steps of {} tokens on {} threads, {} ops, in {}",
             self.run.config.run.name,
             self.config.parameters() as f64 / 1e6,
             self.config.projection_parameters() as f64 / 1e6,
             self.config.quantization,
             self.prepared.train.len(),
+            self.prepared.train.text_bytes() as f64 / 1e6,
             self.config.vocab_size,
             train.steps,
             self.run.tokens_per_step(),

@@ -33,7 +33,9 @@ fn lies_in_a_config_are_refused_before_any_work() {
     fs::write(&path, tiny::config(root.path(), 10)).expect("written");
     for (assignment, expected) in [
         ("train.stpes=3", "unknown field `stpes`"),
-        ("train.steps=ten", "invalid type: string \"ten\""),
+        ("train.steps=ten", "tiny.toml with --set, `train.steps`: invalid type: string \"ten\""),
+        ("data.source.count=[1]", "`data.source`: invalid type: sequence"),
+        ("optimizer.betas=[0.9, true]", "`optimizer.betas`: invalid type: boolean `true`"),
         ("train.steps=0", "`train.steps` is 0, expected at least 1"),
         ("model.num_attention_heads=3", "`model.num_attention_heads` is 3, which does not divide hidden_size = 32"),
         ("model.num_key_value_heads=3", "`num_key_value_heads` is 3, which does not divide num_attention_heads = 4"),
@@ -46,6 +48,7 @@ fn lies_in_a_config_are_refused_before_any_work() {
         ("schedule.warmup_steps=10", "`schedule.warmup_steps` is 10, expected fewer than train.steps = 10"),
         ("schedule.type=magic", "unknown variant `magic`"),
         ("train.sequence_length=1000000", "a sequence of 1000000 tokens needs 1000001 tokens of data"),
+        ("train.sequence_length=1000000", "tiny.toml: training data: `train.sequence_length`: a sequence of 1000000"),
         ("data.source.type=text", "missing field `path`"),
         ("tokenizer.vocab_size=3", "vocab"),
         ("steps", "expected KEY=VALUE"),
@@ -60,6 +63,31 @@ fn lies_in_a_config_are_refused_before_any_work() {
         assert_eq!(message.trim_end().lines().count(), 1, "{assignment}: {message}");
         assert!(message.starts_with("error: "), "{assignment}: {message}");
         assert!(!root.path().join("tiny/config.toml").exists(), "{assignment} left a run folder behind");
+    }
+}
+
+#[test]
+fn a_value_of_the_wrong_type_is_named_by_line_and_key() {
+    let root = tempfile::tempdir().expect("temp dir");
+    let path = root.path().join("tiny.toml");
+    let good = tiny::config(root.path(), 10);
+    for (from, to, key) in [
+        ("batch_size = 4", "batch_size = \"four\"", "`train.batch_size`: invalid type: string \"four\""),
+        ("hidden_size = 32", "hidden_size = 32.5", "`model.hidden_size`: invalid type: floating point `32.5`"),
+        ("warmup_steps = 2", "warmup_steps = []", "`schedule`: "),
+        ("log_every = 1", "log_evry = 1", "`train`: unknown field `log_evry`"),
+        ("every = 5", "every 5", "`every 5`: "),
+    ] {
+        assert!(good.contains(from), "{from}");
+        let text = good.replace(from, to);
+        fs::write(&path, &text).expect("written");
+        let message = format!("{:#}", Run::read(&path, &[]).err().expect("refused"));
+        let line = text.lines().position(|line| line == to).expect("there") + 1;
+        let numbered = format!("{}, line {line}, {key}", path.display());
+        // Of a section whose kind is looked up first, only the section is known.
+        let section = to.starts_with("warmup") && message.contains(key);
+        assert!(message.starts_with(&numbered) || section, "{message}, expected {numbered}");
+        assert!(!message.contains('\n'), "{message}");
     }
 }
 

@@ -61,9 +61,7 @@ fn a_killed_run_resumes_exactly() {
 fn an_interrupt_saves_after_the_step_and_says_where() {
     let root = tempfile::tempdir().expect("temp dir");
     let run = tiny::run(root.path(), 8, &[]);
-    let Outcome::Interrupted(path) = run::start(&run, false, &AtomicBool::new(true)).expect("runs") else {
-        panic!("expected an interrupted run");
-    };
+    let path = tiny::first_step(&run);
     assert!(path.ends_with("checkpoints/step-00000001"), "{}", path.display());
     let Outcome::Finished(Some(model)) = run::resume(&run.folder(), &AtomicBool::new(false)).expect("resumes") else {
         panic!("expected a finished run");
@@ -76,7 +74,7 @@ fn an_interrupt_saves_after_the_step_and_says_where() {
 fn other_data_and_missing_checkpoints_are_refused() {
     let root = tempfile::tempdir().expect("temp dir");
     let run = tiny::run(root.path(), 8, &[]);
-    run::start(&run, false, &AtomicBool::new(true)).expect("runs");
+    tiny::first_step(&run);
     let leftover = run.folder().join("checkpoints/.step-00000009.1.tmp");
     fs::create_dir(&leftover).expect("made");
     let config = run.folder().join("config.toml");
@@ -98,7 +96,7 @@ fn other_data_and_missing_checkpoints_are_refused() {
 fn a_loss_that_is_not_a_number_stops_the_run_and_names_the_checkpoint() {
     let root = tempfile::tempdir().expect("temp dir");
     let run = tiny::run(root.path(), 8, &[]);
-    run::start(&run, false, &AtomicBool::new(true)).expect("runs");
+    tiny::first_step(&run);
     // The file ends with the numbers of its last tensor, a norm; one of them that is no number spoils every loss.
     let weights = run.folder().join("checkpoints/step-00000001/model.safetensors");
     let mut bytes = fs::read(&weights).expect("weights");
@@ -109,4 +107,62 @@ fn a_loss_that_is_not_a_number_stops_the_run_and_names_the_checkpoint() {
     let message = format!("{error:#}");
     assert!(message.contains("step 2: the loss is NaN"), "{message}");
     assert!(message.contains("the last good checkpoint is") && message.contains("(step 1)"), "{message}");
+}
+
+#[test]
+fn an_interrupt_while_the_data_is_prepared_begins_no_run() {
+    let root = tempfile::tempdir().expect("temp dir");
+    let run = tiny::run(root.path(), 8, &[]);
+    let outcome = run::start(&run, false, &AtomicBool::new(true)).expect("stops");
+    assert!(matches!(outcome, Outcome::Interrupted(None)), "{outcome:?}");
+    assert!(!run.folder().exists(), "no step, no folder");
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_stops_the_preparation_of_data() {
+    let root = tempfile::tempdir().expect("temp dir");
+    let path = root.path().join("tiny.toml");
+    // Far more text than is tokenized while this waits.
+    let text = tiny::config(root.path(), STEPS).replace("count = 60", "count = 2000000");
+    fs::write(&path, text.replace("vocab_size = 300", "vocab_size = 300\ntrain_bytes = 50000")).expect("written");
+    let mut child = spawn(&["run", &path.display().to_string()]);
+    let files = || fs::read_dir(root.path().join("cache")).into_iter().flatten().flatten();
+    let half_written = || files().filter(|file| file.file_name().to_string_lossy().ends_with(".tmp")).count();
+    let started = Instant::now();
+    // The tokenizer is kept; the shard of the train split is begun.
+    while half_written() == 0 || files().count() < 2 {
+        assert!(started.elapsed() < Duration::from_secs(120), "no shard begun in two minutes");
+        assert!(child.try_wait().expect("a child").is_none(), "ended before it could be stopped");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let signal = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(signal.expect("a `kill` program").success());
+    let output = child.wait_with_output().expect("ends");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{message}");
+    assert!(message.contains("stopped before the first step"), "{message}");
+    assert_eq!((half_written(), files().count()), (0, 1), "the tokenizer alone is complete");
+    assert!(!root.path().join("tiny").exists(), "no step, no folder");
+}
+
+#[test]
+fn two_processes_do_not_write_one_run() {
+    let root = tempfile::tempdir().expect("temp dir");
+    let run = tiny::run(root.path(), 4, &[]);
+    tiny::first_step(&run);
+    // A lock of this process's own counts as much as another's: it belongs to the opened file.
+    let lock = fs::File::open(run.folder().join("lock")).expect("every run has one");
+    lock.try_lock().expect("nobody writes there now");
+    let refused =
+        [run::resume(&run.folder(), &AtomicBool::new(false)), run::start(&run, true, &AtomicBool::new(false))];
+    for outcome in refused {
+        let message = format!("{:#}", outcome.expect_err("locked"));
+        let expected = format!("{}: another bitnet-train is writing this run", run.folder().display());
+        assert!(message.starts_with(&expected) && !message.contains('\n'), "{message}");
+    }
+    assert!(run.folder().join("checkpoints/step-00000001").exists(), "nothing was removed");
+    drop(lock);
+    let outcome = run::resume(&run.folder(), &AtomicBool::new(false)).expect("free again");
+    assert!(matches!(outcome, Outcome::Finished(_)), "{outcome:?}");
 }

@@ -1,11 +1,16 @@
 //! The whole way, on stories and on real text.
 
+use std::cell::Cell;
+
 use super::*;
 use crate::data::batches::windows;
+use crate::data::progress::{Progress, Stopped};
 use crate::data::shared;
 use crate::data::source::Paths;
 
-fn silent(_: Progress) {}
+fn silent(_: Progress) -> Result<()> {
+    Ok(())
+}
 
 fn stories(count: u64) -> DataConfig {
     DataConfig { source: SourceConfig::Stories { seed: 1, count }, ..DataConfig::default() }
@@ -41,7 +46,8 @@ fn stories_become_shards_that_decode_to_the_stories() {
         assert_eq!(documents, expected);
         assert_eq!(shard.text_bytes(), expected.iter().map(|text| text.len() as u64).sum::<u64>());
     }
-    assert!(prepared.bytes_per_token_valid > 1.5, "{}", prepared.bytes_per_token_valid);
+    let bytes_per_token = prepared.validation.text_bytes() as f64 / prepared.validation.len() as f64;
+    assert!(bytes_per_token > 1.5, "{bytes_per_token}");
 }
 
 #[test]
@@ -83,6 +89,45 @@ fn the_cache_is_used_and_damage_is_repaired() {
 }
 
 #[test]
+fn a_stop_anywhere_leaves_only_what_is_complete() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let source = folder.path().join("source");
+    fs::create_dir(&source).expect("creates");
+    for index in 0..5 {
+        fs::write(source.join(format!("{index}.txt")), format!("document {index} ").repeat(50)).expect("writes");
+    }
+    let config = DataConfig { source: SourceConfig::Text { path: Paths::One(source) }, ..DataConfig::default() };
+    let contents = |cache: &Path| -> Vec<(std::ffi::OsString, Vec<u8>)> {
+        let mut files: Vec<_> = fs::read_dir(cache).expect("lists").map(|entry| entry.expect("entry")).collect();
+        files.sort_by_key(fs::DirEntry::file_name);
+        files.iter().map(|file| (file.file_name(), fs::read(file.path()).expect("reads"))).collect()
+    };
+    let (whole, calls) = (folder.path().join("whole"), Cell::new(0));
+    let count = |_: Progress| {
+        calls.set(calls.get() + 1);
+        Ok(())
+    };
+    prepare(&config, &small_bpe(), &whole, &count).expect("prepares");
+    let whole = contents(&whole);
+    assert!(calls.get() > 15, "only {} places to stop at", calls.get());
+    for last in 0..calls.get() {
+        let (cache, left) = (folder.path().join(format!("stopped-{last}")), Cell::new(last));
+        let stop = |_: Progress| match left.get() {
+            0 => Err(Stopped.into()),
+            n => {
+                left.set(n - 1);
+                Ok(())
+            }
+        };
+        let error = prepare(&config, &small_bpe(), &cache, &stop).expect_err("stopped");
+        assert!(error.is::<Stopped>(), "{error:#}");
+        assert!(contents(&cache).iter().all(|file| whole.contains(file)), "half-written after call {last}");
+        prepare(&config, &small_bpe(), &cache, &silent).expect("goes on");
+        assert_eq!(contents(&cache), whole, "after a stop at call {last}");
+    }
+}
+
+#[test]
 fn dickens_has_the_tokens_of_the_whole_file() {
     let paths =
         ["text/dickens-train.txt", "text/dickens-valid.txt", "tokenizers/dickens-4096/tokenizer.json"].map(shared);
@@ -98,7 +143,8 @@ fn dickens_has_the_tokens_of_the_whole_file() {
     assert_eq!(prepared.vocab_size, 4096);
     let validation = windows(&prepared.validation, 256).expect("long enough");
     assert_eq!(validation.len(), 302);
-    assert!((prepared.bytes_per_token_valid - 3.2225).abs() < 5e-5, "{}", prepared.bytes_per_token_valid);
+    let bytes_per_token = prepared.validation.text_bytes() as f64 / prepared.validation.len() as f64;
+    assert!((bytes_per_token - 3.2225).abs() < 5e-5, "{bytes_per_token}");
     // The plain library on the whole text: the definition.
     let tokenizer = tokenizers::Tokenizer::from_file(json).expect("loads");
     let text = fs::read_to_string(train).expect("reads");

@@ -1,6 +1,10 @@
 //! Round trips and hostile files.
 
+use std::cell::Cell;
+use std::fs;
+
 use super::*;
+use crate::data::progress::Stopped;
 use crate::data::tokenizer::{TokenizerConfig, build};
 use proptest::prelude::*;
 
@@ -14,9 +18,10 @@ fn character_encoder(text: &str) -> (Encoder, usize) {
 fn write(folder: &Path, documents: &[&str], vocab_size: Option<usize>, separator: Option<u32>) -> PathBuf {
     let (encoder, characters) = character_encoder("abcdefgh \n");
     let path = folder.join("shard.tokens");
-    let mut writer = ShardWriter::create(&path, &encoder, vocab_size.unwrap_or(characters), separator).expect("starts");
+    let (vocab_size, stage) = (vocab_size.unwrap_or(characters), Stage::new("tokenizing", &|_| Ok(())));
+    let mut writer = ShardWriter::create(&path, &encoder, vocab_size, separator, &stage).expect("starts");
     documents.iter().for_each(|document| writer.add(document).expect("encodes"));
-    writer.finish(&path, &KEY).expect("finishes");
+    writer.finish(&KEY).expect("finishes");
     path
 }
 
@@ -29,7 +34,6 @@ fn tokens_come_back_with_separators_between_documents_only() {
         assert_eq!(shard.tokens(0, shard.len()), [3, 4, 0, 5, 0, 4, 3]);
         assert_eq!(shard.tokens(2, 3), [0, 5, 0]);
         assert_eq!((shard.text_bytes(), shard.is_empty()), (5, false));
-        assert!((shard.bytes_per_token() - 5.0 / 7.0).abs() < 1e-12);
         let bytes = fs::metadata(&path).expect("exists").len();
         assert_eq!(bytes, 96 + 7 * if vocab_size.is_none() { 2 } else { 4 });
     }
@@ -44,12 +48,33 @@ fn an_unfinished_shard_leaves_nothing() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (encoder, vocab_size) = character_encoder("ab");
     let path = folder.path().join("shard.tokens");
-    let mut writer = ShardWriter::create(&path, &encoder, vocab_size, None).expect("starts");
+    let stage = Stage::new("tokenizing", &|_| Ok(()));
+    let mut writer = ShardWriter::create(&path, &encoder, vocab_size, None, &stage).expect("starts");
     writer.add("abz").expect("waits");
-    let error = writer.finish(&path, &KEY).expect_err("z is unknown").to_string();
+    let error = writer.finish(&KEY).expect_err("z is unknown").to_string();
     assert!(error.contains("'z'"), "{error}");
-    let empty = ShardWriter::create(&path, &encoder, vocab_size, None).expect("starts");
-    assert!(empty.finish(&path, &KEY).is_err());
+    let empty = ShardWriter::create(&path, &encoder, vocab_size, None, &stage).expect("starts");
+    assert!(empty.finish(&KEY).is_err());
+    assert_eq!(fs::read_dir(folder.path()).expect("lists").count(), 0);
+}
+
+#[test]
+fn one_long_document_can_be_stopped_half_way() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (encoder, vocab_size) = character_encoder("ab ");
+    let text = "a b ".repeat(PIECE * PIECES_TOGETHER / 2);
+    let told = Cell::new(0);
+    let stop_at_once = |progress: crate::data::Progress| {
+        told.set(progress.done);
+        Err(Stopped.into())
+    };
+    let stage = Stage::new("tokenizing", &stop_at_once);
+    let path = folder.path().join("shard.tokens");
+    let mut writer = ShardWriter::create(&path, &encoder, vocab_size, None, &stage).expect("starts");
+    let error = writer.add(&text).expect_err("stopped");
+    assert!(error.is::<Stopped>(), "{error:#}");
+    assert!((1..=text.len() as u64 * 3 / 4).contains(&told.get()), "{} of {} bytes", told.get(), text.len());
+    drop(writer);
     assert_eq!(fs::read_dir(folder.path()).expect("lists").count(), 0);
 }
 

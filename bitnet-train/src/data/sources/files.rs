@@ -1,11 +1,10 @@
-//! Files on disk: finding them, hashing them, mapping them.
+//! Files on disk: finding them and hashing them.
 
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
-use memmap2::Mmap;
+use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 
 use crate::data::source::FileKind;
@@ -65,12 +64,12 @@ pub fn walk(folder: &Path, on_file: &mut dyn FnMut(&Path)) -> Result<()> {
     Ok(())
 }
 
-/// The SHA-256 of a file's bytes.
+/// The SHA-256 of a file's bytes; `on_read` hears of each piece that was read.
 ///
 /// # Errors
 ///
-/// A file that cannot be read.
-pub fn sha256(path: &Path) -> Result<[u8; 32]> {
+/// A file that cannot be read, or what `on_read` returns.
+pub fn sha256(path: &Path, on_read: &dyn Fn(usize) -> Result<()>) -> Result<[u8; 32]> {
     let mut file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
@@ -80,25 +79,8 @@ pub fn sha256(path: &Path) -> Result<[u8; 32]> {
             return Ok(hash.finalize().into());
         }
         hash.update(&buffer[..read]);
+        on_read(read)?;
     }
-}
-
-/// Maps a file for reading.
-///
-/// # Errors
-///
-/// A file that cannot be opened or mapped, or is not an ordinary file.
-pub fn map(path: &Path) -> Result<Mmap> {
-    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    let about = file.metadata().with_context(|| format!("cannot open {}", path.display()))?;
-    if !about.is_file() {
-        bail!("{} is not an ordinary file", path.display());
-    }
-    // SAFETY: the map is read-only and private to this process. As with every file map, another process
-    // that changes the file meanwhile would show through; shards are only ever replaced by renaming, and
-    // corpora are inputs that a run must not write.
-    let map = unsafe { Mmap::map(&file) };
-    map.with_context(|| format!("cannot map {}", path.display()))
 }
 
 #[cfg(test)]

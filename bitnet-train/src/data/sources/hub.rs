@@ -11,6 +11,7 @@ use hf_hub::api::sync::ApiBuilder;
 use hf_hub::{Cache, Repo, RepoType};
 
 use super::files;
+use crate::data::progress::Stage;
 use crate::data::source::FileKind;
 
 /// What the environment says about the Hub.
@@ -40,7 +41,8 @@ impl HubSettings {
     }
 }
 
-/// The local paths of the repository's files that match the patterns, sorted by name; downloads what is not cached.
+/// The local paths of the repository's files that match the patterns, sorted by name; downloads what is not cached and
+/// tells `stage` after each file.
 ///
 /// # Errors
 ///
@@ -50,6 +52,7 @@ pub fn fetch(
     repo: &str,
     revision: &str,
     patterns: &[String],
+    stage: &Stage<'_>,
 ) -> Result<Vec<(PathBuf, FileKind)>> {
     ensure!(
         !patterns.is_empty(),
@@ -87,6 +90,7 @@ pub fn fetch(
     let mut out = Vec::new();
     for (name, kind) in chosen {
         let path = pinned.get(&name).with_context(|| format!("cannot download {name} of the dataset {repo}"))?;
+        stage.add(std::fs::metadata(&path).map_or(0, |about| about.len() as usize))?;
         out.push((path, kind));
     }
     cache.repo(asked).create_ref(&info.sha).with_context(|| format!("cannot write to {}", settings.cache.display()))?;
@@ -206,6 +210,10 @@ mod tests {
         }
     }
 
+    fn silent() -> Stage<'static> {
+        Stage::new("fetching", &|_| Ok(()))
+    }
+
     fn offline(cache: &Path) -> HubSettings {
         HubSettings { cache: cache.to_path_buf(), token: None, endpoint: None, offline: true }
     }
@@ -221,7 +229,7 @@ mod tests {
             std::fs::write(repo.join("snapshots/abc123").join(name), "x").expect("writes");
         }
         let fetch = |name: &str, revision: &str, pattern: &str| {
-            fetch(&offline(folder.path()), name, revision, &[pattern.to_string()])
+            fetch(&offline(folder.path()), name, revision, &[pattern.to_string()], &silent())
         };
         for revision in ["main", "abc123"] {
             let found = fetch("some/data", revision, "data/[ab]*");
@@ -247,7 +255,8 @@ mod tests {
         // Nothing listens on the discard port of the machine itself.
         let settings =
             HubSettings { endpoint: Some("http://127.0.0.1:9".into()), offline: false, ..offline(folder.path()) };
-        let error = fetch(&settings, "some/data", "main", &["*.txt".to_string()]).expect_err("nobody listens");
+        let error =
+            fetch(&settings, "some/data", "main", &["*.txt".to_string()], &silent()).expect_err("nobody listens");
         assert!(format!("{error:#}").contains("cannot reach the dataset some/data"), "{error:#}");
     }
 }

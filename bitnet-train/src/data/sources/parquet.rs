@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use parquet::basic::Type as Physical;
+use parquet::basic::{Compression, Type as Physical};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::ByteArrayType;
 use parquet::file::reader::{FileReader, SerializedFileReader};
@@ -40,6 +40,13 @@ pub fn read(path: &Path, field: &str, on_document: &mut OnDocument<'_>) -> Resul
     let present = about.max_def_level();
     let mut first_row = 0;
     for group in 0..reader.num_row_groups() {
+        let codec = reader.metadata().row_group(group).column(column).compression();
+        ensure!(
+            matches!(codec, Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::GZIP(_)),
+            "{name}: the column `{field}` is compressed with {}, expected SNAPPY, GZIP or none; write the file anew with one \
+             of these",
+            codec.to_string().split('(').next().unwrap_or_default()
+        );
         let group = reader.get_row_group(group).with_context(|| format!("{name}: cannot read row group {group}"))?;
         let column =
             group.get_column_reader(column).with_context(|| format!("{name}: cannot read column `{field}`"))?;
@@ -91,8 +98,8 @@ const ROWS_AT_ONCE: usize = 256;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use parquet::basic::Compression;
     use parquet::data_type::{ByteArray, Int32Type};
+    use parquet::file::metadata::ParquetMetaDataWriter;
     use parquet::file::properties::WriterProperties;
     use parquet::file::writer::SerializedFileWriter;
     use parquet::schema::parser::parse_message_type;
@@ -140,6 +147,41 @@ mod tests {
         let expected: Vec<&String> =
             texts.iter().enumerate().filter(|(index, _)| index % 7 != 3).map(|(_, t)| t).collect();
         assert_eq!(documents(file.path(), "text").expect("reads").iter().collect::<Vec<_>>(), expected);
+    }
+
+    /// The same file, whose footer says that its columns are compressed in another way.
+    fn recoded(file: &tempfile::NamedTempFile, codec: Compression) -> tempfile::NamedTempFile {
+        let bytes = std::fs::read(file.path()).expect("reads");
+        let metadata = SerializedFileReader::new(file.reopen().expect("opens")).expect("reads").metadata().clone();
+        let groups = metadata.row_groups().iter().map(|group| {
+            let columns = group
+                .columns()
+                .iter()
+                .map(|column| column.clone().into_builder().set_compression(codec).build().expect("a column"));
+            group.clone().into_builder().set_column_metadata(columns.collect()).build().expect("a group")
+        });
+        let metadata = metadata.clone().into_builder().set_row_groups(groups.collect()).build();
+        let footer = u32::from_le_bytes(bytes[bytes.len() - 8..][..4].try_into().expect("four bytes")) as usize;
+        let mut out = bytes[..bytes.len() - 8 - footer].to_vec();
+        ParquetMetaDataWriter::new(&mut out, &metadata).finish().expect("writes");
+        let recoded = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(recoded.path(), out).expect("writes");
+        recoded
+    }
+
+    #[test]
+    fn a_compression_that_cannot_be_read_is_named() {
+        let good = file_of(&[Some(b"a")], 1);
+        assert_eq!(documents(recoded(&good, Compression::SNAPPY).path(), "text").expect("as it was"), ["a"]);
+        for (codec, name) in [
+            (Compression::ZSTD(Default::default()), "ZSTD"),
+            (Compression::BROTLI(Default::default()), "BROTLI"),
+            (Compression::LZ4_RAW, "LZ4_RAW"),
+        ] {
+            let error = format!("{:#}", documents(recoded(&good, codec).path(), "text").expect_err(name));
+            let expected = format!("the column `text` is compressed with {name}, expected SNAPPY, GZIP or none");
+            assert!(error.contains(&expected) && !error.contains('\n'), "{error}");
+        }
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
+use bitnet_infer::engine::MappedFile;
 
-use super::files;
 use crate::data::source::OnDocument;
 
 /// Calls `on_document` with the file's text, mapped rather than read.
@@ -13,8 +13,8 @@ use crate::data::source::OnDocument;
 ///
 /// A file that is not UTF-8, with the offset of the first wrong byte.
 pub fn read(path: &Path, on_document: &mut OnDocument<'_>) -> Result<()> {
-    let map = files::map(path)?;
-    on_document(utf8(path, &map, 0)?)
+    let file = MappedFile::open(path)?;
+    on_document(utf8(path, file.bytes(), 0)?)
 }
 
 /// The bytes as text; `offset` is where in the file they start.

@@ -64,11 +64,6 @@ impl Story {
         out.push('\n');
         out
     }
-
-    /// What to give a model so that it answers `qa`: it continues with a space and the answer.
-    pub fn prompt(&self, qa: &Qa) -> String {
-        format!("{}\n\nQuestion: {}\nAnswer:", self.text, qa.question)
-    }
 }
 
 /// The story of an index under a seed.

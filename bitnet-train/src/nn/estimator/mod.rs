@@ -6,6 +6,8 @@
 mod clipped;
 mod straight_through;
 
+use bitnet_model::quant::scale_of;
+
 /// A rule for the gradient of the latent weights, given that of the quantized ones.
 pub trait Estimator: Send + Sync {
     /// The name used in configs.
@@ -28,7 +30,7 @@ pub struct Grid<'a> {
 impl Grid<'_> {
     /// The scale of `row`.
     pub fn scale_of(&self, row: usize) -> f32 {
-        if self.scales.len() == 1 { self.scales[0] } else { self.scales[row] }
+        scale_of(self.scales, row)
     }
 }
 
