@@ -1,11 +1,11 @@
 //! AVX-512 with VNNI: `dpbusd` multiplies 64 unsigned codes by 64 signed activations and adds groups of four in i32.
 //!
 //! ```text
-//! for two groups of 16 rows g together, for eight (or four, two, one) tokens t together; for each block:
-//!     v[g] = 64 bytes of group g
+//! for each group of 16 rows, for sixteen (or eight, four, two, one) tokens t together; for each block:
+//!     v = 64 bytes of the group
 //!     for each slot i of a byte:
-//!         u[g] = v[g] & mask; v[g] >>= bits                    (once for all tokens)
-//!         sum[g][t] = dpbusd(sum[g][t], u[g], broadcast(four codes of x[t]))
+//!         u = v & mask; v >>= bits                             (once for all tokens)
+//!         sum[t] = dpbusd(sum[t], u, broadcast(four codes of x[t]))
 //! ```
 //!
 //! The block (see [`super::layout`]) is a vector: lane `r` is row `r`, byte `j` of a lane, slot `i`, is column `4i + j`.
@@ -15,9 +15,12 @@
 //! column      12 + j  8 + j  4 + j   j              28 + j       j               4 + j       j               j
 //! ```
 //!
-//! With eight tokens all 16 sums, both weights and the mask stay in registers, one `dpbusd` starts in every cycle, and
-//! taking the codes apart costs nothing, as it fits between: on Zen 4 this runs at the peak of the instruction, which is
-//! why there is no buffer of unpacked codes and no table look-up here.
+//! With eight tokens and more one `dpbusd` starts in every cycle, and taking the codes apart costs nothing, as it fits
+//! between: on Zen 4 this runs at the peak of the instruction, which is why there is no buffer of unpacked codes and no
+//! table look-up here.
+//!
+//! One group at a time, and so one stream of bytes: with two groups, two streams a few KiB apart, the prefetchers of Zen 4
+//! lose track, and a lone token's weights come from memory at 12 GB/s a core instead of 29.
 //!
 //! Overflow: `dpbusd` (not the saturating `dpbusds`) adds four products of at most 255 * 128 into i32, and nothing narrower
 //! is ever kept. The whole sum is bounded in [`super::layout`].
@@ -51,7 +54,13 @@ fn supported() -> bool {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn ternary(job: &Job<'_, i8>, out: &mut [i32]) {
-    sums::<2, 4>(job, out);
+    if job.x.len() == job.stride {
+        for (group, out) in job.groups().zip(out.as_chunks_mut().0) {
+            ternary_one(group.as_chunks().0, job.x.as_chunks().0.as_chunks().0, out);
+        }
+    } else {
+        sums::<2, 4>(job, out);
+    }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
@@ -75,88 +84,84 @@ fn code_floats(job: &Job<'_, f32>, out: &mut [f32]) {
     scalar::code_floats::<ROWS>(job, out);
 }
 
-/// All groups, two at a time.
+/// All groups and tokens: sixteen tokens at a time, then eight, four, two, one.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn sums<const BITS: u32, const SLOTS: usize>(job: &Job<'_, i8>, out: &mut [i32]) {
-    let mut groups = job.groups().map(|group| group.as_chunks().0);
-    let mut column = 0;
-    while let Some(first) = groups.next() {
-        if let Some(second) = groups.next() {
-            tokens::<BITS, SLOTS, 2>([first, second], job, out, column);
-        } else {
-            tokens::<BITS, SLOTS, 1>([first], job, out, column);
-        }
-        column += 2 * ROWS;
-    }
-}
-
-/// All tokens: eight at a time, then four, two, one. Writes the columns of `out` from `column` on.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn tokens<const BITS: u32, const SLOTS: usize, const G: usize>(
-    groups: [&[[u8; LANES]]; G],
-    job: &Job<'_, i8>,
-    out: &mut [i32],
-    column: usize,
-) {
     let tokens = job.x.len() / job.stride;
-    let eights = tokens / 8 * 8;
-    for first in (0..eights).step_by(8) {
-        tile::<BITS, SLOTS, G, 8, 1>(groups, job, first, out, column);
-    }
-    if tokens & 4 != 0 {
-        tile::<BITS, SLOTS, G, 4, 1>(groups, job, eights, out, column);
-    }
-    if tokens & 2 != 0 {
-        tile::<BITS, SLOTS, G, 2, 2>(groups, job, tokens & !3, out, column);
-    }
-    if tokens & 1 != 0 {
-        tile::<BITS, SLOTS, G, 1, 4>(groups, job, tokens - 1, out, column);
+    for (group, bytes) in job.groups().enumerate() {
+        let (group, column) = (bytes.as_chunks().0, group * ROWS);
+        for first in (0..tokens & !15).step_by(16) {
+            tile::<BITS, SLOTS, 16, 1>(group, job, first, out, column);
+        }
+        if tokens & 8 != 0 {
+            tile::<BITS, SLOTS, 8, 1>(group, job, tokens & !15, out, column);
+        }
+        if tokens & 4 != 0 {
+            tile::<BITS, SLOTS, 4, 2>(group, job, tokens & !7, out, column);
+        }
+        if tokens & 2 != 0 {
+            tile::<BITS, SLOTS, 2, 4>(group, job, tokens & !3, out, column);
+        }
+        if tokens & 1 != 0 {
+            tile::<BITS, SLOTS, 1, 4>(group, job, tokens & !1, out, column);
+        }
     }
 }
 
-/// Products of `G` groups and `T` tokens from the one numbered `first` on. Slots take turns in `C` sums, so that `G * T * C`
-/// chains hide the latency of `dpbusd`.
+/// Products of a group and `T` tokens from the one numbered `first` on, into `out` from `column` on. Slots take turns in
+/// `C` sums, so that `T * C` chains hide the latency of `dpbusd`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn tile<const BITS: u32, const SLOTS: usize, const G: usize, const T: usize, const C: usize>(
-    groups: [&[[u8; LANES]]; G],
+fn tile<const BITS: u32, const SLOTS: usize, const T: usize, const C: usize>(
+    group: &[[u8; LANES]],
     job: &Job<'_, i8>,
     first: usize,
     out: &mut [i32],
     column: usize,
 ) {
-    let groups = groups.map(|group| &group[..job.blocks]);
+    let group = &group[..job.blocks];
     let x: [&[[[i8; 4]; SLOTS]]; T] = std::array::from_fn(|t| {
         &job.x[(first + t) * job.stride..][..job.stride].as_chunks().0.as_chunks().0[..job.blocks]
     });
     let mask = _mm512_set1_epi8(((1u16 << BITS) - 1) as i8);
-    let mut sums = [[[_mm512_setzero_si512(); G]; C]; T];
-    for block in 0..job.blocks {
-        let mut v = [_mm512_setzero_si512(); G];
-        for (v, group) in v.iter_mut().zip(groups) {
-            *v = load(&group[block]);
-        }
+    let mut sums = [[_mm512_setzero_si512(); C]; T];
+    for (block, bytes) in group.iter().enumerate() {
+        let mut v = load(bytes);
         for slot in 0..SLOTS {
-            let mut u = [_mm512_setzero_si512(); G];
-            for (u, v) in u.iter_mut().zip(&mut v) {
-                *u = _mm512_and_si512(*v, mask);
-                *v = _mm512_srli_epi16::<BITS>(*v);
-            }
+            let u = _mm512_and_si512(v, mask);
+            v = _mm512_srli_epi16::<BITS>(v);
             for (x, sums) in x.iter().zip(&mut sums) {
                 let four = _mm512_set1_epi32(i32::from_le_bytes(x[block][slot].map(|code| code as u8)));
-                for (sum, u) in sums[slot % C].iter_mut().zip(u) {
-                    *sum = _mm512_dpbusd_epi32(*sum, u, four);
-                }
+                sums[slot % C] = _mm512_dpbusd_epi32(sums[slot % C], u, four);
             }
         }
     }
     for (out, sums) in out.chunks_exact_mut(job.rows).skip(first).zip(sums) {
-        for (g, out) in out[column..].as_chunks_mut::<ROWS>().0.iter_mut().take(G).enumerate() {
-            let sum = sums.iter().fold(_mm512_setzero_si512(), |sum, chain| _mm512_add_epi32(sum, chain[g]));
+        let sum = sums.into_iter().fold(_mm512_setzero_si512(), |sum, chain| _mm512_add_epi32(sum, chain));
+        if let Some(out) = out[column..].first_chunk_mut() {
             store(out, sum);
         }
     }
+}
+
+/// Products of a group and a lone token. Two slots share one shift: the upper is masked in place, so its products come out
+/// 4 times too large (u is at most 8) and are collected, and scaled back, apart.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn ternary_one(group: &[[u8; LANES]], x: &[[[i8; 4]; 4]], out: &mut [i32; ROWS]) {
+    let (mask_1, mask_4) = (_mm512_set1_epi8(0x03), _mm512_set1_epi8(0x0c));
+    let (mut sum_1, mut sum_4) = ([_mm512_setzero_si512(); 2], [_mm512_setzero_si512(); 2]);
+    for (bytes, x) in group.iter().zip(x) {
+        let [x_0, x_1, x_2, x_3] = x.map(|four| _mm512_set1_epi32(i32::from_le_bytes(four.map(|code| code as u8))));
+        let low = load(bytes);
+        let high = _mm512_srli_epi16::<4>(low);
+        sum_1[0] = _mm512_dpbusd_epi32(sum_1[0], _mm512_and_si512(low, mask_1), x_0);
+        sum_4[0] = _mm512_dpbusd_epi32(sum_4[0], _mm512_and_si512(low, mask_4), x_1);
+        sum_1[1] = _mm512_dpbusd_epi32(sum_1[1], _mm512_and_si512(high, mask_1), x_2);
+        sum_4[1] = _mm512_dpbusd_epi32(sum_4[1], _mm512_and_si512(high, mask_4), x_3);
+    }
+    // Sums of multiples of 4 are multiples of 4: the shift loses nothing.
+    let fours = _mm512_srai_epi32::<2>(_mm512_add_epi32(sum_4[0], sum_4[1]));
+    store(out, _mm512_add_epi32(_mm512_add_epi32(sum_1[0], sum_1[1]), fours));
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
