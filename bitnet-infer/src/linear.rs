@@ -1,15 +1,13 @@
-//! One projection: weights in a kernel's layout times a batch of inputs, on the current rayon pool.
+//! One projection: weights in a kernel's layout times a batch of inputs, on all threads.
 //!
 //! Rows are split statically over the threads of the pool and every output is computed by one thread in a fixed order, so
 //! results do not depend on the number of threads, nor on how many tokens are computed together.
 
 use std::ops::Range;
 
+use crate::kernels::{AlignedVec, CodeMatrix, CodeRows, FLOAT_ROWS, FloatRows, FloatStore, Kernel, padded_cols, team};
 use bitnet_model::quant::{ActivationScheme, rescale};
 use bitnet_model::weights::{FloatMatrix, LinearWeights};
-use rayon::prelude::*;
-
-use crate::kernels::{AlignedVec, CodeMatrix, CodeRows, FLOAT_ROWS, FloatRows, FloatStore, Kernel, padded_cols};
 
 /// A batch of inputs, quantized once and shared by the projections that read it (q, k, v; gate, up).
 pub struct Activations {
@@ -41,13 +39,12 @@ impl Activations {
             *step = scheme.quantize(x, &mut codes[..cols]);
             *sum = code_sum(codes);
         };
-        if x.len() < PARALLEL_VALUES {
-            let rows = x.chunks(cols).zip(codes.chunks_mut(stride)).zip(&mut steps).zip(&mut sums);
-            rows.for_each(|(((x, codes), step), sum)| quantize(x, codes, step, sum));
-        } else {
-            let rows = x.par_chunks(cols).zip(codes.par_chunks_mut(stride)).zip(&mut steps).zip(&mut sums);
-            rows.for_each(|(((x, codes), step), sum)| quantize(x, codes, step, sum));
-        }
+        let some = VALUES_PER_TASK.div_ceil(cols);
+        let tasks = x.chunks(some * cols).zip(codes.chunks_mut(some * stride)).zip(steps.chunks_mut(some));
+        team::each(tasks.zip(sums.chunks_mut(some)).collect(), |(((x, codes), steps), sums)| {
+            let tokens = x.chunks(cols).zip(codes.chunks_mut(stride)).zip(steps).zip(sums);
+            tokens.for_each(|(((x, codes), step), sum)| quantize(x, codes, step, sum));
+        });
         Self { tokens, cols, stride, inputs: Inputs::Codes { codes, steps, sums } }
     }
 
@@ -298,11 +295,7 @@ impl Linear {
                 part.push(out);
             }
         }
-        if parts.len() == 1 {
-            parts.into_iter().for_each(|part| compute(0, part));
-        } else {
-            parts.into_par_iter().with_max_len(1).enumerate().for_each(|(i, part)| compute(i * rows_a_thread, part));
-        }
+        team::each(parts.into_iter().enumerate().collect(), |(i, part)| compute(i * rows_a_thread, part));
     }
 }
 
@@ -349,5 +342,5 @@ const GROUPS_PER_PANEL: usize = 4;
 /// Products below which one thread is faster than waking others (some 10 microseconds of work).
 const PARALLEL_PRODUCTS: usize = 1 << 19;
 
-/// Values below which quantizing on one thread is faster.
-const PARALLEL_VALUES: usize = 1 << 16;
+/// Values that one task quantizes: enough to outweigh handing the task out.
+const VALUES_PER_TASK: usize = 1 << 14;

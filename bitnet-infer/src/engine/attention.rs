@@ -4,12 +4,11 @@
 //! running softmax, block after block; then span after span is merged. So what it gives depends neither on how a prompt is
 //! cut nor on how the work is shared out, and nothing as long as the sequence is kept for it.
 
-use rayon::prelude::*;
-
 use bitnet_model::ModelConfig;
 
 use super::cache::{KvCache, Scratch};
 use super::kernels::{BLOCK, Mix, RowSpan, Vectors};
+use crate::kernels::team;
 
 /// Tokens that one task answers: all of them use a block of keys while it is in the cache of a core.
 const TOKENS_PER_TASK: usize = 48;
@@ -64,7 +63,7 @@ impl Attention<'_> {
             self.run_spans(&tasks, q_tq)
         } else {
             let least = self.tasks_at_once(&tasks, |task| task.tokens * task.positions());
-            tasks.par_iter().with_min_len(least).map(|task| self.run_task(task, q_tq)).collect()
+            team::map(&tasks, least, |task| self.run_task(task, q_tq))
         };
         let mut rows = vec![0f32; TOKENS_PER_TASK * width];
         for (task, mix) in tasks.iter().zip(&mixes) {
@@ -107,7 +106,7 @@ impl Attention<'_> {
             self.see_span(&tasks[index], &queries[index], span, &mut mix);
             mix
         };
-        let seen: Vec<Mix> = spans.par_iter().with_min_len(least).map(see).collect();
+        let seen: Vec<Mix> = team::map(&spans, least, see);
         let mut mixes: Vec<Mix> = Vec::with_capacity(tasks.len());
         for (&(_, span), mix) in spans.iter().zip(seen) {
             match mixes.last_mut() {

@@ -2,8 +2,6 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use super::attention::{Attention, Queries};
 use super::buffers::Buffers;
 use super::cache::KvCache;
@@ -11,6 +9,7 @@ use super::error::{Error, Result};
 use super::math;
 use super::model::{Layer, Model};
 use super::profile::{Op, Profile};
+use crate::kernels::team;
 use crate::linear::Activations;
 
 /// Rows that go through the blocks together at most; longer batches are cut. Large enough to make the matrix products
@@ -77,8 +76,7 @@ impl Model {
         }
         let rows = batch.iter().map(|sequence| sequence.tokens.len()).sum::<usize>();
         let mut hidden_th = vec![0f32; rows * self.config.hidden_size];
-        // Entering the thread pool once is cheaper than once for each of the loops below.
-        rayon::scope(|_| {
+        team::engaged(|| {
             let mut rest = hidden_th.as_mut_slice();
             for segments in plan(batch) {
                 let rows = segments.iter().map(|segment| segment.tokens.len()).sum::<usize>();
@@ -99,7 +97,7 @@ impl Model {
         assert!(hidden_th.len().is_multiple_of(h), "whole rows of {h}");
         let mut logits = vec![0f32; hidden_th.len() / h * self.config.vocab_size];
         if !logits.is_empty() {
-            rayon::scope(|_| self.head.forward(&Activations::new(hidden_th, h, None), &mut logits));
+            team::engaged(|| self.head.forward(&Activations::new(hidden_th, h, None), &mut logits));
         }
         logits
     }
@@ -181,11 +179,14 @@ impl Model {
         let (q, k) = (self.config.query_size(), self.config.key_value_size());
         let positions = segments.iter().flat_map(|s| (batch[s.sequence].cache.len()..).take(s.tokens.len()));
         let positions: Vec<usize> = positions.collect();
-        let rotate = |((q, k), &position): ((&mut [f32], &mut [f32]), &usize)| {
-            self.rope.rotate(self.vectors, q, position);
-            self.rope.rotate(self.vectors, k, position);
-        };
-        q_tq.par_chunks_mut(q).zip(k_tk.par_chunks_mut(k)).zip(&positions).with_min_len(8).for_each(rotate);
+        let some = math::ROWS_PER_TASK;
+        let tasks = q_tq.chunks_mut(some * q).zip(k_tk.chunks_mut(some * k)).zip(positions.chunks(some));
+        team::each(tasks.collect(), |((q_tq, k_tk), positions)| {
+            for ((q, k), &position) in q_tq.chunks_mut(q).zip(k_tk.chunks_mut(k)).zip(positions) {
+                self.rope.rotate(self.vectors, q, position);
+                self.rope.rotate(self.vectors, k, position);
+            }
+        });
     }
 
     fn feed_forward(&self, layer: &Layer, x_th: &[f32], buffers: &mut Buffers, profile: &mut Profile) {

@@ -2,12 +2,12 @@
 
 use bitnet_model::config::HiddenAct;
 use bitnet_model::reference;
-use rayon::prelude::*;
 
 use super::kernels::Vectors;
+use crate::kernels::team;
 
 /// Rows that one task works on: enough to outweigh handing the task out.
-const ROWS_PER_TASK: usize = 8;
+pub(super) const ROWS_PER_TASK: usize = 8;
 
 /// `x / sqrt(mean(x^2) + eps) * weight` over rows of `weight.len()` (arXiv:1910.07467), from `x` into `out`, in f64.
 pub(super) fn rms_norm(vectors: Vectors, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
@@ -28,12 +28,17 @@ pub(super) fn gated(vectors: Vectors, act: HiddenAct, gate_up: &[f32], out: &mut
 
 /// The rows of `x` cut at the ends of the parts: columns of q, k and v into a matrix each, of `widths` columns.
 pub(super) fn split(x: &[f32], [q, k, v]: [&mut [f32]; 3], widths: [usize; 3]) {
-    let rows = x.par_chunks(widths.iter().sum()).zip(q.par_chunks_mut(widths[0]));
-    let rows = rows.zip(k.par_chunks_mut(widths[1])).zip(v.par_chunks_mut(widths[2]));
-    rows.with_min_len(ROWS_PER_TASK).for_each(|(((x, q), k), v)| {
-        q.copy_from_slice(&x[..widths[0]]);
-        k.copy_from_slice(&x[widths[0]..][..widths[1]]);
-        v.copy_from_slice(&x[widths[0] + widths[1]..]);
+    let width: usize = widths.iter().sum();
+    let some = widths.map(|width| width * ROWS_PER_TASK);
+    let tasks = x.chunks(width * ROWS_PER_TASK).zip(q.chunks_mut(some[0]));
+    let tasks = tasks.zip(k.chunks_mut(some[1])).zip(v.chunks_mut(some[2]));
+    team::each(tasks.collect(), |(((x, q), k), v)| {
+        let rows = x.chunks(width).zip(q.chunks_mut(widths[0]));
+        for (((x, q), k), v) in rows.zip(k.chunks_mut(widths[1])).zip(v.chunks_mut(widths[2])) {
+            q.copy_from_slice(&x[..widths[0]]);
+            k.copy_from_slice(&x[widths[0]..][..widths[1]]);
+            v.copy_from_slice(&x[widths[0] + widths[1]..]);
+        }
     });
 }
 
@@ -45,13 +50,13 @@ pub(super) fn add(vectors: Vectors, x: &mut [f32], y: &[f32], width: usize) {
 /// Rows of `width` values of `x`, each with its row of `out`.
 fn for_rows(x: &[f32], width: usize, out: &mut [f32], row: impl Fn((&[f32], &mut [f32])) + Sync) {
     let rows = x.len() / width;
-    let out_width = out.len() / rows.max(1);
-    if rows <= ROWS_PER_TASK {
-        return x.chunks_exact(width).zip(out.chunks_exact_mut(out_width.max(1))).for_each(row);
+    if rows > 0 {
+        let out_width = out.len() / rows;
+        let tasks = x.chunks(width * ROWS_PER_TASK).zip(out.chunks_mut(out_width * ROWS_PER_TASK));
+        team::each(tasks.collect(), |(x, out)| {
+            x.chunks_exact(width).zip(out.chunks_exact_mut(out_width)).for_each(&row);
+        });
     }
-    x.par_chunks(width * ROWS_PER_TASK)
-        .zip(out.par_chunks_mut(out_width * ROWS_PER_TASK))
-        .for_each(|(x, out)| x.chunks_exact(width).zip(out.chunks_exact_mut(out_width)).for_each(&row));
 }
 
 #[cfg(test)]

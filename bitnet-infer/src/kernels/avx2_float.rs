@@ -1,11 +1,14 @@
 //! AVX2 with FMA and F16C: float matrices.
 //!
 //! ```text
-//! for each two tokens t, for each 8 columns: for each of 4 rows r: acc[t][r] = fma(to_f32(w[r]), x[t], acc[t][r])
+//! for each row r, for three (or two, one) tokens t together; for each 32 columns:
+//!     for each 8 of them: acc[t][i] = fma(to_f32(w[r][i]), x[t][i], acc[t][i])
 //! ```
 //!
-//! Each product keeps one vector of eight f32 sums, in column order, whatever the number of tokens: a token's result
-//! does not depend on its neighbours. Eight chains of FMA hide its latency; a lone token has four, still faster than memory.
+//! Each product keeps 32 f32 sums, column `c` in sum `c % 32`, added pairwise at the end (`i` and `i + 16`, then 8, 4, 2,
+//! 1), whatever the number of tokens: a token's result does not depend on its neighbours. Four chains hide the latency of
+//! FMA, so a row at a time is enough, and a lone token reads its weights in one stream: with four rows, four streams a few
+//! KiB apart, the prefetchers lose track and memory gives half.
 
 use std::arch::x86_64::*;
 
@@ -33,43 +36,43 @@ pub(super) fn bf16_sums(weights: &[bf16], x: FloatRows<'_>, out: &mut [f32]) {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn sums<W: Weight>(weights: &[W], x: FloatRows<'_>, out: &mut [f32]) {
     let stride = weights.len() / FLOAT_ROWS;
-    let rows = std::array::from_fn(|r| weights[r * stride..][..stride].as_chunks().0);
-    let (pairs, last) = out.as_chunks_mut::<FLOAT_ROWS>().0.as_chunks_mut::<2>();
-    let mut x = x.values.chunks_exact(x.stride).map(|x| x.as_chunks().0);
-    for out in pairs {
-        let (Some(first), Some(second)) = (x.next(), x.next()) else { return };
-        let sums = tile(rows, [first, second]);
-        *out = [add_columns(sums[0]), add_columns(sums[1])];
-    }
-    if let ([out], Some(x)) = (last, x.next()) {
-        *out = add_columns(tile(rows, [x])[0]);
+    let tokens = x.values.len() / x.stride;
+    for row in 0..FLOAT_ROWS {
+        let weights = weights[row * stride..][..stride].as_chunks().0.as_chunks().0;
+        for first in (0..tokens - tokens % 3).step_by(3) {
+            tile::<W, 3>(weights, x, first, &mut out[row..]);
+        }
+        match tokens % 3 {
+            2 => tile::<W, 2>(weights, x, tokens - 2, &mut out[row..]),
+            1 => tile::<W, 1>(weights, x, tokens - 1, &mut out[row..]),
+            _ => {}
+        }
     }
 }
 
+/// Products of a row and `T` tokens from the one numbered `first` on, into every [`FLOAT_ROWS`]th of `out`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn tile<W: Weight, const T: usize>(
-    rows: [&[[W; LANES]]; FLOAT_ROWS],
-    x: [&[[f32; LANES]]; T],
-) -> [[__m256; FLOAT_ROWS]; T] {
-    let steps = rows[0].len();
-    let (rows, x) = (rows.map(|row| &row[..steps]), x.map(|x| &x[..steps]));
-    let mut sums = [[_mm256_setzero_ps(); FLOAT_ROWS]; T];
-    for i in 0..steps {
-        let mut x_i = [_mm256_setzero_ps(); T];
-        for (x_i, x) in x_i.iter_mut().zip(x) {
+fn tile<W: Weight, const T: usize>(weights: &[[[W; LANES]; CHAINS]], x: FloatRows<'_>, first: usize, out: &mut [f32]) {
+    let steps = weights.len();
+    let x: [&[[[f32; LANES]; CHAINS]]; T] =
+        std::array::from_fn(|t| &x.values[(first + t) * x.stride..][..x.stride].as_chunks().0.as_chunks().0[..steps]);
+    let mut sums = [[_mm256_setzero_ps(); CHAINS]; T];
+    for (step, weights) in weights.iter().enumerate() {
+        for chain in 0..CHAINS {
             // SAFETY: this function has the features.
-            *x_i = unsafe { f32::load(&x[i]) };
-        }
-        for (r, row) in rows.iter().enumerate() {
-            // SAFETY: this function has the features.
-            let w = unsafe { W::load(&row[i]) };
-            for (x, sums) in x_i.iter().zip(&mut sums) {
-                sums[r] = _mm256_fmadd_ps(w, *x, sums[r]);
+            let w = unsafe { W::load(&weights[chain]) };
+            for t in 0..T {
+                // SAFETY: this function has the features.
+                let x = unsafe { f32::load(&x[t][step][chain]) };
+                sums[t][chain] = _mm256_fmadd_ps(w, x, sums[t][chain]);
             }
         }
     }
-    sums
+    for (out, sums) in out.iter_mut().step_by(FLOAT_ROWS).skip(first).zip(sums) {
+        let halves = [_mm256_add_ps(sums[0], sums[2]), _mm256_add_ps(sums[1], sums[3])];
+        *out = add_lanes(_mm256_add_ps(halves[0], halves[1]));
+    }
 }
 
 /// Numbers that widen to f32, eight at a time.
@@ -108,16 +111,16 @@ impl Weight for bf16 {
     }
 }
 
-/// The sum of each of four vectors.
+/// The sum of eight numbers: of `i` and `i + 4`, then 2, 1.
 #[target_feature(enable = "avx2")]
-fn add_columns(v: [__m256; FLOAT_ROWS]) -> [f32; FLOAT_ROWS] {
-    let halves = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
-    let sums = _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves));
-    let mut out = [0.0; FLOAT_ROWS];
-    // SAFETY: `out` is 16 bytes; the store needs no alignment.
-    unsafe { _mm_storeu_ps(out.as_mut_ptr(), sums) };
-    out
+pub(super) fn add_lanes(v: __m256) -> f32 {
+    let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+    let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
 }
 
 /// Floats of a vector.
 const LANES: usize = 8;
+
+/// Vectors of sums of a product: 32 numbers, to a multiple of which rows are padded.
+const CHAINS: usize = 4;

@@ -28,7 +28,7 @@
 use std::arch::x86_64::*;
 
 use super::layout::Job;
-use super::{Kernel, avx2, avx2_float, scalar};
+use super::{Kernel, avx2, avx512_float, scalar};
 
 /// Ice Lake, Zen 4 and later.
 pub static KERNEL: Kernel = Kernel {
@@ -40,9 +40,9 @@ pub static KERNEL: Kernel = Kernel {
     int8,
     int4,
     code_floats,
-    f32: avx2_float::f32_sums,
-    f16: avx2_float::f16_sums,
-    bf16: avx2_float::bf16_sums,
+    f32: avx512_float::f32_sums,
+    f16: avx512_float::f16_sums,
+    bf16: avx512_float::bf16_sums,
 };
 
 fn supported() -> bool {

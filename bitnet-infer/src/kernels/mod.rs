@@ -13,12 +13,15 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx2_float;
 #[cfg(target_arch = "x86_64")]
+mod avx512_float;
+#[cfg(target_arch = "x86_64")]
 mod avx512vnni;
 #[cfg(test)]
 mod conformance;
 mod float;
 mod layout;
 mod scalar;
+pub(crate) mod team;
 
 use std::sync::OnceLock;
 
