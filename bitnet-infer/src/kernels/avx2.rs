@@ -71,7 +71,9 @@ fn ternary(job: &Job<'_, i8>, out: &mut [i32]) {
     let looked_up = avx2_lut::tokens_served(job.rows, job.x.len() / job.stride);
     let (x, rest) = job.x.split_at(looked_up * job.stride);
     let (out, rest_out) = out.split_at_mut(looked_up * job.rows);
-    avx2_lut::sums(&Job { x, ..*job }, out);
+    if looked_up > 0 {
+        avx2_lut::sums(&Job { x, ..*job }, out);
+    }
     sums::<Narrow<2, 4>, 4>(&Job { x: rest, ..*job }, rest_out);
 }
 

@@ -1,7 +1,7 @@
 //! AVX2, ternary weights, many tokens: sums of four columns looked up for a whole tile of tokens instead of multiplied.
 //!
 //! Four ternary codes take 81 values. For each four columns a *table* holds the 81 sums `c0 a0 + c1 a1 + c2 a2 + c3 a3` of a
-//! tile of 16 or 32 tokens, so that one vector addition from memory does 4 x 16 products without multiplying
+//! tile of 32 tokens, so that one vector addition from memory does 4 x 16 products without multiplying
 //! (Vec-LUT, <https://arxiv.org/abs/2512.06443>):
 //!
 //! ```text
@@ -33,49 +33,31 @@ pub(super) fn panel(tokens: usize) -> Option<Panel> {
     (tokens >= FEWEST_TOKENS).then_some(Panel { rows: PANEL_ROWS, tokens: PANEL_TOKENS, rows_a_thread: ROWS_A_THREAD })
 }
 
-/// How many of `tokens` tokens, from the first on, [`sums`] serves faster than products of the rest would be.
+/// How many of `tokens` tokens, from the first on, [`sums`] serves faster than products would be.
 pub(super) fn tokens_served(rows: usize, tokens: usize) -> usize {
-    if rows < FEWEST_ROWS {
-        return 0;
-    }
     let rest = tokens % TILE;
-    match rest {
-        0..FEWEST_TOKENS => tokens - rest,
-        HALF..MOST_BEYOND_HALF => tokens - rest + HALF,
+    match rows {
+        0..FEWEST_ROWS => 0,
+        _ if rest < FEWEST_TOKENS => tokens - rest,
         _ => tokens,
     }
 }
 
-/// `raw` of every token and row of a ternary job, `[tokens, rows]`.
+/// `raw` of every token and row of a ternary job, `[tokens, rows]`; the last tile of tokens may be short.
 #[target_feature(enable = "avx2")]
 pub(super) fn sums(job: &Job<'_, i8>, out: &mut [i32]) {
-    let tokens = job.x.len() / job.stride;
-    let wide_tokens = if tokens % TILE > HALF { tokens } else { tokens / TILE * TILE };
-    let (x, rest) = job.x.split_at(wide_tokens * job.stride);
-    let (out, rest_out) = out.split_at_mut(wide_tokens * job.rows);
-    if !x.is_empty() {
-        tiles::<2>(&Job { x, ..*job }, out);
-    }
-    if !rest.is_empty() {
-        tiles::<1>(&Job { x: rest, ..*job }, rest_out);
-    }
-}
-
-/// All tokens, in tiles of `H` vectors of 16; the last tile may have fewer.
-#[target_feature(enable = "avx2")]
-fn tiles<const H: usize>(job: &Job<'_, i8>, out: &mut [i32]) {
-    let (groups, tile_values) = (job.rows / ROWS, H * HALF * job.stride);
+    let (groups, tile_values) = (job.rows / ROWS, TILE * job.stride);
     let zero = _mm256_setzero_si256();
-    let mut tables = vec![[zero; H]; PASS * SLOTS * ENTRIES + BEYOND];
+    let mut tables = vec![[zero; 2]; PASS * SLOTS * ENTRIES + BEYOND];
     let mut indices = vec![[0u16; ROWS * SLOTS]; SPAN.min(job.blocks) * groups];
-    let mut narrow = vec![[zero; H]; job.rows];
-    let mut wide = vec![[[zero; 2]; H]; job.x.len().div_ceil(tile_values) * job.rows];
+    let mut narrow = vec![[zero; 2]; job.rows];
+    let mut wide = vec![[[zero; 2]; 2]; job.x.len().div_ceil(tile_values) * job.rows];
     for start in (0..job.blocks).step_by(SPAN) {
         let blocks = SPAN.min(job.blocks - start);
         for (group, bytes) in job.bytes.chunks_exact(job.blocks * LANES).enumerate() {
             let bytes = &bytes.as_chunks().0[start..][..blocks];
             for (block, bytes) in bytes.iter().enumerate() {
-                indices[block * groups + group] = indices_of::<H>(bytes);
+                indices[block * groups + group] = indices_of(bytes);
             }
         }
         for (x, wide) in job.x.chunks(tile_values).zip(wide.chunks_exact_mut(job.rows)) {
@@ -86,18 +68,18 @@ fn tiles<const H: usize>(job: &Job<'_, i8>, out: &mut [i32]) {
                 }
                 let indices = &indices[pass * groups..];
                 if pass == 0 {
-                    narrow.fill([zero; H]);
+                    narrow.fill([zero; 2]);
                 }
                 if pass + PASS <= blocks {
-                    look_up::<PASS, H>(&tables, indices, &mut narrow);
+                    look_up::<PASS>(&tables, indices, &mut narrow);
                 } else {
-                    look_up::<1, H>(&tables, indices, &mut narrow);
+                    look_up::<1>(&tables, indices, &mut narrow);
                 }
             }
             widen(&narrow, wide);
         }
     }
-    let outs = out.chunks_mut(H * HALF * job.rows);
+    let outs = out.chunks_mut(TILE * job.rows);
     for ((x, wide), out) in job.x.chunks(tile_values).zip(wide.chunks_exact(job.rows)).zip(outs) {
         finish(x, job, wide, out);
     }
@@ -107,7 +89,7 @@ fn tiles<const H: usize>(job: &Job<'_, i8>, out: &mut [i32]) {
 /// is for slot `s` of row `r`.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn indices_of<const H: usize>(block: &[u8; LANES]) -> [u16; ROWS * SLOTS] {
+fn indices_of(block: &[u8; LANES]) -> [u16; ROWS * SLOTS] {
     let digits = _mm256_set1_epi32(i32::from_le_bytes([27, 9, 3, 1]));
     // SAFETY: 32 bytes are readable; the load needs no alignment.
     let v = unsafe { _mm256_loadu_si256(block.as_ptr().cast()) };
@@ -121,7 +103,6 @@ fn indices_of<const H: usize>(block: &[u8; LANES]) -> [u16; ROWS * SLOTS] {
     let mut out = [0; ROWS * SLOTS];
     for (out, [a, b]) in out.as_chunks_mut::<16>().0.iter_mut().zip([[slots[0], slots[1]], [slots[2], slots[3]]]) {
         let indices = _mm256_packus_epi32(a, b);
-        let indices = if H == 1 { _mm256_srli_epi16::<1>(indices) } else { indices };
         // SAFETY: 32 bytes are writable; the store needs no alignment.
         unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), indices) };
     }
@@ -131,8 +112,8 @@ fn indices_of<const H: usize>(block: &[u8; LANES]) -> [u16; ROWS * SLOTS] {
 /// The tables of a block's four slots for the tokens `x`, from column `first` on; tokens that do not exist count as 0.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn build<const H: usize>(x: &[i8], stride: usize, first: usize, tables: &mut [[[__m256i; H]; ENTRIES]]) {
-    for half in 0..H {
+fn build(x: &[i8], stride: usize, first: usize, tables: &mut [[Tile; ENTRIES]]) {
+    for half in 0..2 {
         let columns = columns(x.get(half * HALF * stride..).unwrap_or_default(), stride, first);
         for (table, [a, b, c, d]) in tables.iter_mut().zip(columns) {
             let (high, low) = (pair_sums(a, b), pair_sums(c, d));
@@ -206,11 +187,7 @@ fn code<const LEFT: i32>(fours: __m256i) -> __m256i {
 /// Adds the entries of `B` blocks to each row's sums; `indices` has the groups of each block.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn look_up<const B: usize, const H: usize>(
-    tables: &[[__m256i; H]],
-    indices: &[[u16; ROWS * SLOTS]],
-    sums: &mut [[__m256i; H]],
-) {
+fn look_up<const B: usize>(tables: &[Tile], indices: &[[u16; ROWS * SLOTS]], sums: &mut [Tile]) {
     assert!(tables.len() >= B * SLOTS * ENTRIES + BEYOND, "room for any index");
     let groups = sums.len() / ROWS;
     let mut streams: [&[[u16; ROWS * SLOTS]]; B] = [&[]; B];
@@ -238,7 +215,7 @@ fn look_up<const B: usize, const H: usize>(
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn widen<const H: usize>(narrow: &[[__m256i; H]], wide: &mut [[[__m256i; 2]; H]]) {
+fn widen(narrow: &[Tile], wide: &mut [[Tile; 2]]) {
     for (narrow, wide) in narrow.iter().zip(wide) {
         for (&narrow, [low, high]) in narrow.iter().zip(wide) {
             *low = _mm256_add_epi32(*low, _mm256_cvtepi16_epi32(_mm256_castsi256_si128(narrow)));
@@ -249,7 +226,7 @@ fn widen<const H: usize>(narrow: &[[__m256i; H]], wide: &mut [[[__m256i; 2]; H]]
 
 /// Writes a tile, `[row][token]`, to `[token][row]`, and adds the sum of each token's activations.
 #[target_feature(enable = "avx2")]
-fn finish<const H: usize>(x: &[i8], job: &Job<'_, i8>, wide: &[[[__m256i; 2]; H]], out: &mut [i32]) {
+fn finish(x: &[i8], job: &Job<'_, i8>, wide: &[[Tile; 2]], out: &mut [i32]) {
     let eights = x.chunks(ROWS * job.stride).zip(out.chunks_mut(ROWS * job.rows));
     for (eight, (x, out)) in eights.enumerate() {
         let mut totals = [0; ROWS];
@@ -296,7 +273,7 @@ fn transpose(v: [__m256i; 8]) -> [__m256i; 8] {
     out
 }
 
-/// Tokens of a tile: two vectors of i16.
+/// Tokens of a tile.
 const TILE: usize = 32;
 /// Tokens of a vector of i16.
 const HALF: usize = 16;
@@ -307,22 +284,23 @@ const COLS: usize = 16;
 const SLOTS: usize = 4;
 /// Values of four ternary codes.
 const ENTRIES: usize = 81;
+/// A sum of each token of a tile in i16: a line of a cache.
+type Tile = [__m256i; TILE / HALF];
 /// Entries beyond a table that an index of four codes `u = 3` would reach.
 const BEYOND: usize = 40;
-/// Blocks whose tables stand side by side.
+/// Blocks whose tables stand side by side: the best of 1 to 4, fewer narrow sums loaded and stored against larger tables.
 const PASS: usize = 2;
 /// Blocks that are added in i16.
 const SPAN: usize = 14;
 
-/// Tokens from which tables pay: measured on Zen 4.
-const FEWEST_TOKENS: usize = 12;
-/// Tokens from which a whole tile beats half a tile and products for the rest.
-const MOST_BEYOND_HALF: usize = 23;
-/// Rows from which tables pay.
-const FEWEST_ROWS: usize = 128;
+/// Tokens from which a tile beats products. On Zen 4, with 1000 rows or more, a tile runs at 180 to 200 G products a second
+/// a core however many of its tokens exist, products at 155. (Tables for 16 tokens run no faster than products.)
+const FEWEST_TOKENS: usize = 28;
+/// Rows from which a tile beats products: on Zen 4, 256 rows run at 140, 384 at 165 G products a second.
+const FEWEST_ROWS: usize = 384;
 /// Rows that share tables and whose sums stay in a second-level cache.
-const PANEL_ROWS: usize = 1024;
+const PANEL_ROWS: usize = 1280;
 /// Tokens that share indices.
 const PANEL_TOKENS: usize = 64;
-/// Rows below which threads split tokens rather than rows.
+/// Rows below which threads split tokens rather than rows, as the tables would take too much of their time.
 const ROWS_A_THREAD: usize = 512;
