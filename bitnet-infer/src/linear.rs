@@ -5,9 +5,12 @@
 
 use std::ops::Range;
 
-use crate::kernels::{AlignedVec, CodeMatrix, CodeRows, FLOAT_ROWS, FloatRows, FloatStore, Kernel, padded_cols, team};
 use bitnet_model::quant::{ActivationScheme, rescale};
 use bitnet_model::weights::{FloatMatrix, LinearWeights};
+
+use crate::kernels::{
+    AlignedVec, CodeMatrix, CodeRows, FLOAT_ROWS, FloatRows, FloatStore, Kernel, Panel, padded_cols, team,
+};
 
 /// A batch of inputs, quantized once and shared by the projections that read it (q, k, v; gate, up).
 pub struct Activations {
@@ -238,17 +241,17 @@ impl Linear {
         );
     }
 
-    /// Rows that a product takes together, and rows of a panel: a multiple of the former.
-    fn row_counts(&self) -> [usize; 2] {
+    /// Rows that a product takes together.
+    fn group_rows(&self) -> usize {
         match &self.weights {
-            Weights::Codes { matrix, .. } => [matrix.group_rows(), matrix.group_rows() * GROUPS_PER_PANEL],
-            Weights::Floats(_) => [FLOAT_ROWS, FLOAT_ROWS],
+            Weights::Codes { matrix, .. } => matrix.group_rows(),
+            Weights::Floats(_) => FLOAT_ROWS,
         }
     }
 
     /// The groups that hold a panel of rows.
     fn groups(&self, panel: Range<usize>) -> Range<usize> {
-        let [group, _] = self.row_counts();
+        let group = self.group_rows();
         panel.start / group..panel.end.div_ceil(group)
     }
 
@@ -258,8 +261,8 @@ impl Linear {
         &self,
         x: &Activations,
         out: &mut [O],
-        product: impl Fn(Range<usize>, Range<usize>, &mut [S]) + Sync,
-        finish: impl Fn(&[S], usize, Range<usize>, &mut [O]) + Sync,
+        product: impl Fn(Range<usize>, Range<usize>, &mut [S]) + Send + Sync,
+        finish: impl Fn(&[S], usize, Range<usize>, &mut [O]) + Send + Sync,
     ) {
         let (rows, cols, tokens) = (self.rows(), self.cols(), x.tokens());
         assert_eq!(x.cols(), cols, "inputs of as many columns as the weights");
@@ -267,35 +270,49 @@ impl Linear {
         if out.is_empty() {
             return;
         }
-        let [group_rows, panel_rows] = self.row_counts();
-        let compute = |first_row: usize, mut outputs: Vec<&mut [O]>| {
-            let tile = tokens_of_tile(cols).min(tokens);
-            let mut sums = vec![S::default(); tile * panel_rows];
-            let end_row = first_row + outputs[0].len();
-            for start in (0..tokens).step_by(tile) {
-                let tile = start..tokens.min(start + tile);
-                for row in (first_row..end_row).step_by(panel_rows) {
-                    let panel = row..end_row.min(row + panel_rows);
-                    let width = panel.len().next_multiple_of(group_rows);
+        let group_rows = self.group_rows();
+        let panel = match &self.weights {
+            Weights::Codes { matrix, .. } => matrix.panel(tokens),
+            Weights::Floats(_) => Panel { rows: FLOAT_ROWS, ..Panel::small(FLOAT_ROWS, cols) },
+        };
+        let compute = |first: [usize; 2], mut outputs: Vec<&mut [O]>| {
+            let (end_row, end_token) = (first[0] + outputs[0].len(), first[1] + outputs.len());
+            // Panels of equal rows rather than a narrow last one.
+            let panels = (end_row - first[0]).div_ceil(panel.rows);
+            let panel_rows = (end_row - first[0]).div_ceil(panels).next_multiple_of(group_rows);
+            let mut sums = vec![S::default(); panel.tokens.min(outputs.len()) * panel_rows];
+            for start in (first[1]..end_token).step_by(panel.tokens) {
+                let tile = start..end_token.min(start + panel.tokens);
+                for row in (first[0]..end_row).step_by(panel_rows) {
+                    let rows = row..end_row.min(row + panel_rows);
+                    let width = rows.len().next_multiple_of(group_rows);
                     let sums = &mut sums[..tile.len() * width];
-                    product(panel.clone(), tile.clone(), sums);
+                    product(rows.clone(), tile.clone(), sums);
                     for (token, sums) in tile.clone().zip(sums.chunks(width)) {
-                        let out = &mut outputs[token][row - first_row..][..panel.len()];
-                        finish(&sums[..panel.len()], token, panel.clone(), out);
+                        let out = &mut outputs[token - first[1]][row - first[0]..][..rows.len()];
+                        finish(&sums[..rows.len()], token, rows.clone(), out);
                     }
                 }
             }
         };
         let threads = if rows * cols * tokens < PARALLEL_PRODUCTS { 1 } else { rayon::current_num_threads() };
-        let rows_a_thread = rows.div_ceil(group_rows).div_ceil(threads) * group_rows;
-        let mut parts: Vec<Vec<&mut [O]>> = Vec::new();
-        parts.resize_with(rows.div_ceil(rows_a_thread), || Vec::with_capacity(tokens));
-        for out in out.chunks_mut(rows) {
-            for (part, out) in parts.iter_mut().zip(out.chunks_mut(rows_a_thread)) {
-                part.push(out);
+        // Threads that split tokens read all rows, so they do only where their rows would be too few.
+        let over_tokens = (threads * panel.rows_a_thread).div_ceil(rows).min(tokens / panel.tokens).clamp(1, threads);
+        let tokens_a_thread = tokens.div_ceil(over_tokens);
+        let rows_a_thread = rows.div_ceil(group_rows).div_ceil(threads / over_tokens) * group_rows;
+        let mut parts: Vec<([usize; 2], Vec<&mut [O]>)> = Vec::new();
+        for (i, out) in out.chunks_mut(tokens_a_thread * rows).enumerate() {
+            let start = parts.len();
+            for row in (0..rows).step_by(rows_a_thread) {
+                parts.push(([row, i * tokens_a_thread], Vec::with_capacity(tokens_a_thread)));
+            }
+            for out in out.chunks_mut(rows) {
+                for ((_, part), out) in parts[start..].iter_mut().zip(out.chunks_mut(rows_a_thread)) {
+                    part.push(out);
+                }
             }
         }
-        team::each(parts.into_iter().enumerate().collect(), |(i, part)| compute(i * rows_a_thread, part));
+        team::each(parts, |(first, part)| compute(first, part));
     }
 }
 
@@ -330,14 +347,6 @@ enum Weights {
 fn code_sum(codes: &[i8]) -> i32 {
     codes.iter().map(|&code| i32::from(code)).sum()
 }
-
-/// Tokens computed together: as many as keep their codes in a second-level cache of 512 KiB.
-fn tokens_of_tile(cols: usize) -> usize {
-    ((256 << 10) / cols.max(1)).clamp(8, 64)
-}
-
-/// Groups of rows computed together: their sums for a tile of tokens stay in a first-level cache.
-const GROUPS_PER_PANEL: usize = 4;
 
 /// Products below which one thread is faster than waking others (some 10 microseconds of work).
 const PARALLEL_PRODUCTS: usize = 1 << 19;

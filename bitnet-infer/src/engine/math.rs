@@ -48,10 +48,9 @@ pub(super) fn add(vectors: Vectors, x: &mut [f32], y: &[f32], width: usize) {
 }
 
 /// Rows of `width` values of `x`, each with its row of `out`.
-fn for_rows(x: &[f32], width: usize, out: &mut [f32], row: impl Fn((&[f32], &mut [f32])) + Sync) {
-    let rows = x.len() / width;
-    if rows > 0 {
-        let out_width = out.len() / rows;
+fn for_rows(x: &[f32], width: usize, out: &mut [f32], row: impl Fn((&[f32], &mut [f32])) + Send + Sync) {
+    if !x.is_empty() {
+        let out_width = out.len() * width / x.len();
         let tasks = x.chunks(width * ROWS_PER_TASK).zip(out.chunks_mut(out_width * ROWS_PER_TASK));
         team::each(tasks.collect(), |(x, out)| {
             x.chunks_exact(width).zip(out.chunks_exact_mut(out_width)).for_each(&row);

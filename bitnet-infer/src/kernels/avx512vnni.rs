@@ -28,13 +28,14 @@
 use std::arch::x86_64::*;
 
 use super::layout::Job;
-use super::{Kernel, avx2, avx512_float, scalar};
+use super::{Kernel, Panel, avx2, avx512_float, scalar};
 
 /// Ice Lake, Zen 4 and later.
 pub static KERNEL: Kernel = Kernel {
     name: "avx512vnni",
     supported,
     lanes: LANES,
+    panel: |_, cols, _| Panel::small(ROWS, cols),
     ternary,
     binary,
     int8,

@@ -130,6 +130,26 @@ fn sums_equal_the_reference_on_real_shapes() {
 }
 
 #[test]
+fn sums_equal_the_reference_for_many_tokens() {
+    // The edges of a look-up: its fewest rows and tokens, spans of 14 blocks of 16 columns, tiles of 32 tokens, panels.
+    let shapes = [[383, 33], [385, 225], [392, 479], [1300, 17]];
+    for (kernel, shape) in kernels().into_iter().flat_map(|kernel| shapes.map(|shape| (kernel, shape))) {
+        let check = |pattern, tokens: &[usize], x: &[i8]| {
+            let weights = codes(pattern, Layout::TwoBit, shape[0] * shape[1]);
+            check_sums(kernel, Layout::TwoBit, shape, &weights, tokens, x);
+        };
+        for pattern in [Pattern::Lowest, Pattern::Highest, Pattern::Alternating] {
+            let len = 65 * shape[1];
+            for x in [vec![-128; len], vec![127; len], activation_codes(Pattern::Alternating, len)] {
+                check(pattern, &[28, 65], &x);
+            }
+        }
+        let x = activation_codes(Pattern::Random(8), 130 * shape[1]);
+        check(Pattern::Random(9), &[15, 16, 17, 27, 28, 31, 32, 33, 63, 64, 130], &x);
+    }
+}
+
+#[test]
 fn no_sum_overflows_at_the_largest_number_of_columns() {
     for kernel in kernels() {
         for layout in LAYOUTS {
@@ -227,8 +247,13 @@ fn sum_of_magnitudes(weights: &LinearWeights, row: usize, x: &[f32]) -> f32 {
 
 #[test]
 fn results_depend_on_neither_batch_nor_threads() {
-    // Large enough to be split over threads.
-    let (rows, cols, tokens) = (203, 517, 19);
+    // Large enough to be split over threads: by rows, or by tokens too where a kernel wants more rows a thread.
+    for (rows, cols, tokens) in [(203, 517, 19), (410, 83, 150)] {
+        check_batch_and_threads(rows, cols, tokens);
+    }
+}
+
+fn check_batch_and_threads(rows: usize, cols: usize, tokens: usize) {
     let x = random_floats(5, tokens * cols);
     let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads start");
     let (one, three) = (pool(1), pool(3));

@@ -34,8 +34,8 @@ use std::ops::Range;
 use bitnet_model::packed::{Layout, PackedMatrix};
 use rayon::prelude::*;
 
-use super::Kernel;
 use super::aligned::AlignedVec;
+use super::{Kernel, Panel};
 
 /// What the codes of a matrix are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,6 +147,11 @@ impl CodeMatrix {
     /// Rows of a group.
     pub(crate) fn group_rows(&self) -> usize {
         self.kernel.group_rows()
+    }
+
+    /// How a product with `tokens` tokens is cut into calls.
+    pub(crate) fn panel(&self, tokens: usize) -> Panel {
+        (self.kernel.panel)(self.kind, self.cols, tokens)
     }
 
     /// Exact products of the rows of `groups` with `tokens` of `x`: `out` is `[tokens, groups * group_rows]`; rows that do

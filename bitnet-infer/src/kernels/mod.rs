@@ -13,6 +13,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx2_float;
 #[cfg(target_arch = "x86_64")]
+mod avx2_lut;
+#[cfg(target_arch = "x86_64")]
 mod avx512_float;
 #[cfg(target_arch = "x86_64")]
 mod avx512vnni;
@@ -44,6 +46,8 @@ pub struct Kernel {
     supported: fn() -> bool,
     /// Bytes of a block, the width of this kernel's vectors.
     lanes: usize,
+    /// The panel for codes of a kind, columns and tokens of a batch.
+    panel: fn(CodeKind, usize, usize) -> Panel,
     ternary: unsafe fn(&Job<'_, i8>, &mut [i32]),
     binary: unsafe fn(&Job<'_, i8>, &mut [i32]),
     int8: unsafe fn(&Job<'_, i8>, &mut [i32]),
@@ -64,6 +68,26 @@ impl Kernel {
     /// Rows of a group: the 32-bit lanes of a vector.
     pub(crate) fn group_rows(&self) -> usize {
         self.lanes / 4
+    }
+}
+
+/// How a product is cut into calls of a kernel function.
+#[derive(Clone, Copy)]
+pub(crate) struct Panel {
+    /// Most rows of a call.
+    pub(crate) rows: usize,
+    /// Most tokens of a call.
+    pub(crate) tokens: usize,
+    /// Rows a thread should have: where there are fewer, threads share rows and split tokens.
+    pub(crate) rows_a_thread: usize,
+}
+
+impl Panel {
+    /// Few groups, so that their sums stay in a first-level cache, and as many tokens as keep their codes in a second-level
+    /// cache of 512 KiB.
+    pub(crate) fn small(group_rows: usize, cols: usize) -> Self {
+        let tokens = ((256 << 10) / cols.max(1)).clamp(8, 64);
+        Self { rows: 4 * group_rows, tokens, rows_a_thread: group_rows }
     }
 }
 

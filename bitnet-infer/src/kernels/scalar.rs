@@ -13,15 +13,16 @@
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use super::Kernel;
 use super::float::FLOAT_ROWS;
 use super::layout::{CodeKind, FloatRows, Job};
+use super::{Kernel, Panel};
 
 /// Runs everywhere.
 pub static KERNEL: Kernel = Kernel {
     name: "scalar",
     supported: || true,
     lanes: 16,
+    panel: |_, cols, _| Panel::small(4, cols),
     ternary: sums,
     binary: sums,
     int8: sums,

@@ -39,7 +39,7 @@ pub(crate) fn engaged<R>(work: impl FnOnce() -> R) -> R {
 }
 
 /// Runs `work` on every item, on all threads; a panic of one is passed on once all have ended.
-pub(crate) fn each<T: Send>(items: Vec<T>, work: impl Fn(T) + Sync) {
+pub(crate) fn each<T: Send>(items: Vec<T>, work: impl Fn(T) + Send + Sync) {
     if items.len() <= 1 || rayon::current_num_threads() == 1 {
         return items.into_iter().for_each(work);
     }
@@ -51,12 +51,12 @@ pub(crate) fn each<T: Send>(items: Vec<T>, work: impl Fn(T) + Sync) {
                 work(item.expect("every part is taken once"));
             });
         }
-        _ => items.into_par_iter().with_max_len(1).for_each(|item| work(item)),
+        _ => items.into_par_iter().with_max_len(1).for_each(work),
     }
 }
 
 /// The results of `work` for every item, in order; `least` items at a time are worth handing out.
-pub(crate) fn map<T: Sync, R: Send>(items: &[T], least: usize, work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+pub(crate) fn map<T: Sync, R: Send>(items: &[T], least: usize, work: impl Fn(&T) -> R + Send + Sync) -> Vec<R> {
     let mut results: Vec<Option<R>> = items.iter().map(|_| None).collect();
     let tasks = items.chunks(least.max(1)).zip(results.chunks_mut(least.max(1)));
     each(tasks.collect(), |(items, results)| {
@@ -248,7 +248,7 @@ mod tests {
                 scope.spawn(|| {
                     for _ in 0..200 {
                         engaged(|| {
-                            each(vec![50, 60, 70], |n| assert_eq!(sum_of_squares(n), (0..n).map(|i| i * i).sum()))
+                            each(vec![50, 60, 70], |n| assert_eq!(sum_of_squares(n), (0..n).map(|i| i * i).sum::<usize>()))
                         });
                     }
                 });
