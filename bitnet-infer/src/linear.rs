@@ -9,7 +9,9 @@ use bitnet_model::quant::{ActivationScheme, rescale};
 use bitnet_model::weights::{FloatMatrix, LinearWeights};
 use rayon::prelude::*;
 
-use crate::kernels::{AlignedVec, CodeMatrix, CodeRows, FLOAT_ROWS, FloatRows, FloatStore, Kernel, padded_cols};
+use crate::kernels::{
+    AlignedVec, CodeMatrix, CodeRows, FLOAT_ROWS, FloatRows, FloatStore, Kernel, Ternary, padded_cols,
+};
 
 /// A batch of inputs, quantized once and shared by the projections that read it (q, k, v; gate, up).
 pub struct Activations {
@@ -99,18 +101,35 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// Rearranges `weights` for `kernel`, on the current pool.
+    /// Rearranges `weights` for `kernel`, on the current pool; ternary codes at two bits.
     ///
     /// # Panics
     /// If this CPU does not support `kernel`, or packed weights have more columns than [`crate::kernels::MAX_COLS`].
     pub fn new(weights: &LinearWeights, kernel: &'static Kernel) -> Self {
+        Self::with_ternary(weights, kernel, Ternary::TwoBit)
+    }
+
+    /// As [`Self::new`], with ternary codes held as `ternary` says if the kernel can.
+    ///
+    /// # Panics
+    /// As [`Self::new`].
+    pub fn with_ternary(weights: &LinearWeights, kernel: &'static Kernel, ternary: Ternary) -> Self {
         let weights = match weights {
             LinearWeights::Packed(packed) => {
-                Weights::Codes { matrix: CodeMatrix::new(packed, kernel), scales: packed.scales().to_vec() }
+                Weights::Codes { matrix: CodeMatrix::new(packed, kernel, ternary), scales: packed.scales().to_vec() }
             }
             LinearWeights::Float(matrix) => Weights::Floats(FloatStore::new(matrix, kernel)),
         };
         Self { weights }
+    }
+
+    /// Ternary weights of no meaning, for measuring how fast they are read.
+    ///
+    /// # Panics
+    /// As [`Self::new`].
+    pub(crate) fn of_zeros(rows: usize, cols: usize, kernel: &'static Kernel, ternary: Ternary) -> Self {
+        let matrix = CodeMatrix::of_zeros(rows, cols, kernel, ternary);
+        Self { weights: Weights::Codes { matrix, scales: vec![1.0] } }
     }
 
     /// A float projection, such as the head.

@@ -6,8 +6,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use serde::Serialize;
 
-use bitnet_infer::engine::{KvCache, LogitsFor, Model, RandomModel, argmax};
-use bitnet_infer::kernels::Kernel;
+use bitnet_infer::engine::{Arrangement, KvCache, LogitsFor, Model, RandomModel, argmax};
 use bitnet_model::config::{Quantization, Storage};
 use bitnet_model::weights::FloatType;
 
@@ -72,6 +71,8 @@ struct Report {
     weights: String,
     parameters: u64,
     kernel: &'static str,
+    /// How ternary codes are held; null for a model that has none.
+    ternary: Option<String>,
     cpu: String,
     threads: usize,
     load_seconds: f64,
@@ -89,14 +90,14 @@ struct Report {
 ///
 /// # Errors
 /// If the shape cannot be or the model does not load.
-pub fn run(args: &Args, kernel: &'static Kernel) -> Result<()> {
+pub fn run(args: &Args, arrangement: Arrangement) -> Result<()> {
     if args.prompt == 0 || args.generate == 0 || args.repeats == 0 {
         bail!("--prompt, --generate and --repeats must be at least 1");
     }
     let started = Instant::now();
     let model = match &args.model {
-        Some(folder) => super::open(folder, kernel)?.model,
-        None => args.random()?.build(kernel)?,
+        Some(folder) => super::open(folder, arrangement)?.model,
+        None => args.random()?.build(arrangement)?,
     };
     let report = args.measure(&model, started.elapsed().as_secs_f64())?;
     if args.json {
@@ -162,6 +163,7 @@ impl Args {
             weights: format!("{:?}", config.quantization),
             parameters: config.parameters(),
             kernel: model.kernel().name,
+            ternary: model.ternary().map(|choice| choice.to_string()),
             cpu: cpu_name(),
             threads: rayon::current_num_threads(),
             load_seconds,
@@ -182,7 +184,7 @@ impl Report {
     fn text(&self) -> String {
         format!(
             "model     {} ({} parameters), {}, ready in {:.1} s\n\
-             machine   {}, threads {}, kernel {}\n\
+             machine   {}, threads {}, kernel {}{}\n\
              weights   {} read for every decoded token\n\
              prefill   {:.1} tok/s over {} tokens ({:.1} GMAC/s)\n\
              decode    {:.1} tok/s over {} tokens ({:.1} GMAC/s, {:.1} GB/s of weights)\n",
@@ -193,6 +195,7 @@ impl Report {
             self.cpu,
             self.threads,
             self.kernel,
+            self.ternary.as_ref().map_or_else(String::new, |ternary| format!(", ternary {ternary}")),
             output::bytes(self.weight_bytes_per_token),
             self.prefill_tok_per_s,
             self.prompt_tokens,

@@ -6,9 +6,8 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
-use bitnet_infer::engine::SamplerConfig;
+use bitnet_infer::engine::{Arrangement, Model, SamplerConfig};
 use bitnet_infer::generate::{GenerateOptions, Generation, Generator, StopReason};
-use bitnet_infer::kernels::Kernel;
 
 use super::output;
 
@@ -65,9 +64,9 @@ Examples:
 ///
 /// # Errors
 /// If the model does not load or the prompt does not fit.
-pub fn run(args: &Args, kernel: &'static Kernel) -> Result<()> {
+pub fn run(args: &Args, arrangement: Arrangement) -> Result<()> {
     let prompt = args.prompt()?;
-    let loaded = super::open(&args.model, kernel)?;
+    let loaded = super::open(&args.model, arrangement)?;
     let generator = Generator::new(&loaded.model, loaded.require_tokenizer()?);
     let mut closed = None;
     let on_text = |piece: &str| match if args.json { Ok(()) } else { output::print(piece) } {
@@ -85,7 +84,7 @@ pub fn run(args: &Args, kernel: &'static Kernel) -> Result<()> {
         return output::print_json(&generation);
     }
     output::print("\n")?;
-    writeln!(io::stderr(), "{}", summary(&generation, kernel))?;
+    writeln!(io::stderr(), "{}", summary(&generation, &loaded.model))?;
     Ok(())
 }
 
@@ -127,7 +126,8 @@ impl Args {
     }
 }
 
-fn summary(generation: &Generation, kernel: &Kernel) -> String {
+fn summary(generation: &Generation, model: &Model) -> String {
+    let ternary = model.ternary().map_or_else(String::new, |choice| format!(", ternary {}", choice.ternary.name()));
     let reason = match generation.stop_reason {
         StopReason::EndOfText => "the model ended the text",
         StopReason::StopText => "a stop text came up",
@@ -136,12 +136,12 @@ fn summary(generation: &Generation, kernel: &Kernel) -> String {
         StopReason::Cancelled => "cancelled",
     };
     format!(
-        "prompt {} tok at {:.1} tok/s | {} new tok at {:.1} tok/s | kernel {}, threads {} | ended: {reason}",
+        "prompt {} tok at {:.1} tok/s | {} new tok at {:.1} tok/s | kernel {}{ternary}, threads {} | ended: {reason}",
         generation.prompt_tokens,
         generation.prefill_rate(),
         generation.tokens.len(),
         generation.decode_rate(),
-        kernel.name,
+        model.kernel().name,
         rayon::current_num_threads(),
     )
 }

@@ -18,6 +18,7 @@ mod model;
 mod random;
 mod rope;
 mod sampler;
+mod ternary;
 
 pub use cache::KvCache;
 pub use error::{Error, Result};
@@ -27,3 +28,4 @@ pub use mmap::MappedFile;
 pub use model::Model;
 pub use random::RandomModel;
 pub use sampler::{Candidate, Sampler, SamplerConfig, argmax};
+pub use ternary::{Arrangement, TERNARY_VARIABLE, TernaryChoice};

@@ -39,6 +39,7 @@ pub static KERNEL: Kernel = Kernel {
     supported,
     lanes: LANES,
     ternary,
+    base3: None,
     binary,
     int8,
     int4,

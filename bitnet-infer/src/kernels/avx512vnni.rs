@@ -27,12 +27,16 @@ use std::arch::x86_64::*;
 use super::layout::Job;
 use super::{Kernel, avx2, avx2_float, scalar};
 
-/// Ice Lake, Zen 4 and later.
-pub static KERNEL: Kernel = Kernel {
+/// Cascade Lake and later.
+pub static KERNEL: Kernel = ROW;
+
+/// [`KERNEL`] as a constant, for kernels that differ in few functions.
+pub(super) const ROW: Kernel = Kernel {
     name: "avx512vnni",
     supported,
     lanes: LANES,
     ternary,
+    base3: None,
     binary,
     int8,
     int4,
@@ -160,19 +164,19 @@ fn tile<const BITS: u32, const SLOTS: usize, const G: usize, const T: usize, con
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn load(bytes: &[u8; LANES]) -> __m512i {
+pub(super) fn load(bytes: &[u8; LANES]) -> __m512i {
     // SAFETY: 64 bytes are readable; the load needs no alignment.
     unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn store(out: &mut [i32; ROWS], sums: __m512i) {
+pub(super) fn store(out: &mut [i32; ROWS], sums: __m512i) {
     // SAFETY: 64 bytes are writable; the store needs no alignment.
     unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), sums) };
 }
 
 /// Bytes of a vector.
-const LANES: usize = 64;
+pub(super) const LANES: usize = 64;
 
 /// Rows of a group: 32-bit lanes of a vector.
-const ROWS: usize = LANES / 4;
+pub(super) const ROWS: usize = LANES / 4;

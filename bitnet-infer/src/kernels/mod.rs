@@ -13,7 +13,10 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx2_float;
 #[cfg(target_arch = "x86_64")]
+mod avx512vbmi;
+#[cfg(target_arch = "x86_64")]
 mod avx512vnni;
+mod base3;
 #[cfg(test)]
 mod conformance;
 mod float;
@@ -28,7 +31,7 @@ pub(crate) use aligned::AlignedVec;
 use float::FloatFn;
 pub(crate) use float::{FLOAT_ROWS, FloatStore};
 use layout::Job;
-pub use layout::{CodeKind, MAX_COLS};
+pub use layout::{CodeKind, MAX_COLS, Ternary};
 pub(crate) use layout::{CodeMatrix, CodeRows, FloatRows, padded_cols};
 
 /// One implementation of every product a model needs.
@@ -42,6 +45,8 @@ pub struct Kernel {
     /// Bytes of a block, the width of this kernel's vectors.
     lanes: usize,
     ternary: unsafe fn(&Job<'_, i8>, &mut [i32]),
+    /// Ternary codes at five to a byte; `None` where that could not pay, and then they are always held in two bits.
+    base3: Option<unsafe fn(&Job<'_, i8>, &mut [i32])>,
     binary: unsafe fn(&Job<'_, i8>, &mut [i32]),
     int8: unsafe fn(&Job<'_, i8>, &mut [i32]),
     int4: unsafe fn(&Job<'_, i8>, &mut [i32]),
@@ -56,6 +61,11 @@ impl Kernel {
     /// Whether this CPU has the instructions.
     pub fn is_supported(&self) -> bool {
         (self.supported)()
+    }
+
+    /// Whether ternary codes can be held at five to a byte.
+    pub fn has_base3(&self) -> bool {
+        self.base3.is_some()
     }
 
     /// Rows of a group: the 32-bit lanes of a vector.
@@ -77,6 +87,8 @@ pub static KERNELS: &[&Kernel] = &[
     &avx2::KERNEL,
     #[cfg(target_arch = "x86_64")]
     &avx512vnni::KERNEL,
+    #[cfg(target_arch = "x86_64")]
+    &avx512vbmi::KERNEL,
 ];
 
 /// The kernels this CPU can run, slowest first.
