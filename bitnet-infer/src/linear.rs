@@ -9,7 +9,7 @@ use bitnet_model::quant::{ActivationScheme, rescale};
 use bitnet_model::weights::{FloatMatrix, LinearWeights};
 
 use crate::kernels::{
-    AlignedVec, CodeMatrix, CodeRows, FLOAT_ROWS, FloatRows, FloatStore, Kernel, Panel, padded_cols, team,
+    AlignedVec, CodeMatrix, CodeRows, FLOAT_ROWS, FloatRows, FloatStore, Kernel, Panel, Ternary, padded_cols, team,
 };
 
 /// A batch of inputs, quantized once and shared by the projections that read it (q, k, v; gate, up).
@@ -99,19 +99,20 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// Rearranges `weights` for `kernel`, on the current pool.
+    /// Rearranges `weights` for `kernel`, on the current pool; ternary codes at two bits.
     ///
     /// # Panics
     /// If this CPU does not support `kernel`, or packed weights have more columns than [`crate::kernels::MAX_COLS`].
     pub fn new(weights: &LinearWeights, kernel: &'static Kernel) -> Self {
-        Self::stacked(&[weights], kernel)
+        Self::stacked(&[weights], kernel, Ternary::TwoBit)
     }
 
-    /// Several projections of the same inputs as one, the rows of the first first.
+    /// Several projections of the same inputs as one, the rows of the first first, with ternary codes held as `ternary`
+    /// says if the kernel can.
     ///
     /// # Panics
     /// As [`Linear::new`], and if there are none, or they differ in columns or in the kind of weights.
-    pub fn stacked(parts: &[&LinearWeights], kernel: &'static Kernel) -> Self {
+    pub fn stacked(parts: &[&LinearWeights], kernel: &'static Kernel, ternary: Ternary) -> Self {
         let packed = parts.iter().map(|part| match part {
             LinearWeights::Packed(packed) => Some(packed),
             LinearWeights::Float(_) => None,
@@ -121,7 +122,7 @@ impl Linear {
                 [only] => only.scales().to_vec(),
                 parts => parts.iter().flat_map(|part| (0..part.rows()).map(|row| part.scale_of(row))).collect(),
             };
-            return Self { weights: Weights::Codes { matrix: CodeMatrix::new(&parts, kernel), scales } };
+            return Self { weights: Weights::Codes { matrix: CodeMatrix::new(&parts, kernel, ternary), scales } };
         }
         let float = parts.iter().map(|part| match part {
             LinearWeights::Packed(_) => panic!("weights of one kind"),
@@ -129,6 +130,15 @@ impl Linear {
         });
         let parts: Vec<_> = float.collect();
         Self { weights: Weights::Floats(FloatStore::new(&parts, kernel)) }
+    }
+
+    /// Ternary weights of no meaning, for measuring how fast they are read.
+    ///
+    /// # Panics
+    /// As [`Self::new`].
+    pub(crate) fn of_zeros(rows: usize, cols: usize, kernel: &'static Kernel, ternary: Ternary) -> Self {
+        let matrix = CodeMatrix::of_zeros(rows, cols, kernel, ternary);
+        Self { weights: Weights::Codes { matrix, scales: vec![1.0] } }
     }
 
     /// A float projection, such as the head.

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::files;
+use crate::packed::Layout;
 use crate::quant::{self, ActivationScheme, WeightScheme};
 
 /// The activation of the gated feed-forward half, by its Hugging Face name.
@@ -75,6 +76,16 @@ pub enum Storage {
     Packed,
     /// Packed codes, `weight = code / weight_scale` (`bitlinear`).
     PackedInverseScale,
+    /// As `Packed`, but ternary codes lie five to a byte, [`crate::packed::Layout::Base3`] (`base3`: this project's own, which
+    /// other readers refuse by that name).
+    PackedBase3,
+}
+
+impl Storage {
+    /// How the codes of `scheme` lie in the file.
+    pub fn layout(self, scheme: &dyn WeightScheme) -> Layout {
+        if self == Self::PackedBase3 { Layout::Base3 } else { scheme.layout() }
+    }
 }
 
 /// What a model is. Field names are Hugging Face's.

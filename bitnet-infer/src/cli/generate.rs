@@ -6,9 +6,8 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
-use bitnet_infer::engine::{KvType, SamplerConfig};
+use bitnet_infer::engine::{Arrangement, KvType, Model, SamplerConfig};
 use bitnet_infer::generate::{GenerateOptions, Generation, Generator, StopReason};
-use bitnet_infer::kernels::Kernel;
 
 use super::output;
 
@@ -71,9 +70,9 @@ Examples:
 ///
 /// # Errors
 /// If the model does not load or the prompt does not fit.
-pub fn run(args: &Args, kernel: &'static Kernel) -> Result<()> {
+pub fn run(args: &Args, arrangement: Arrangement) -> Result<()> {
     let prompt = args.prompt()?;
-    let loaded = super::open(&args.model, kernel)?;
+    let loaded = super::open(&args.model, arrangement)?;
     let generator = Generator::new(&loaded.model, loaded.require_tokenizer()?);
     let mut closed = None;
     let on_text = |piece: &str| match if args.json { Ok(()) } else { output::print(piece) } {
@@ -91,7 +90,7 @@ pub fn run(args: &Args, kernel: &'static Kernel) -> Result<()> {
         return output::print_json(&generation);
     }
     output::print("\n")?;
-    writeln!(io::stderr(), "{}", summary(&generation, kernel))?;
+    writeln!(io::stderr(), "{}", summary(&generation, &loaded.model))?;
     Ok(())
 }
 
@@ -135,7 +134,8 @@ impl Args {
     }
 }
 
-fn summary(generation: &Generation, kernel: &Kernel) -> String {
+fn summary(generation: &Generation, model: &Model) -> String {
+    let ternary = model.ternary().map_or_else(String::new, |choice| format!(", ternary {}", choice.ternary.name()));
     let reason = match generation.stop_reason {
         StopReason::EndOfText => "the model ended the text",
         StopReason::StopText => "a stop text came up",
@@ -148,14 +148,14 @@ fn summary(generation: &Generation, kernel: &Kernel) -> String {
         cached => format!(" ({cached} from the prompt cache)"),
     };
     format!(
-        "prompt {} tok{cached} at {:.1} tok/s | {} new tok at {:.1} tok/s | keys and values {}, {} | kernel {}, threads {} | ended: {reason}",
+        "prompt {} tok{cached} at {:.1} tok/s | {} new tok at {:.1} tok/s | keys and values {}, {} | kernel {}{ternary}, threads {} | ended: {reason}",
         generation.prompt_tokens,
         generation.prefill_rate(),
         generation.tokens.len(),
         generation.decode_rate(),
         generation.kv,
         output::bytes(generation.kv_bytes),
-        kernel.name,
+        model.kernel().name,
         rayon::current_num_threads(),
     )
 }

@@ -15,8 +15,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
-use bitnet_infer::engine::{self, LoadedModel};
-use bitnet_infer::kernels::{self as table, Kernel};
+use bitnet_infer::engine::{self, Arrangement, LoadedModel};
+use bitnet_infer::kernels::{self as table, Kernel, Ternary};
 
 /// Runs packed 1-bit and 1.58-bit language models.
 #[derive(Parser)]
@@ -37,6 +37,9 @@ struct Global {
     /// Kernel to compute with, from `bitnet-infer kernels` [default: the fastest that this CPU runs]
     #[arg(long, global = true, value_name = "NAME")]
     kernel: Option<String>,
+    /// How ternary codes are held in memory: 2bit or base3 (1.6 bits, with kernels that can) [default: what decodes faster]
+    #[arg(long, global = true, value_name = "NAME", value_parser = Ternary::by_name)]
+    ternary: Option<Ternary>,
 }
 
 /// Each is described at its arguments.
@@ -77,10 +80,10 @@ fn run(cli: Cli) -> Result<()> {
         pool.build_global().with_context(|| format!("cannot start {threads} threads"))?;
     }
     match cli.command {
-        Command::Generate(args) => generate::run(&args, cli.global.kernel()?),
-        Command::Perplexity(args) => perplexity::run(&args, cli.global.kernel()?),
+        Command::Generate(args) => generate::run(&args, cli.global.arrangement()?),
+        Command::Perplexity(args) => perplexity::run(&args, cli.global.arrangement()?),
         Command::Inspect(args) => inspect::run(&args),
-        Command::Bench(args) => bench::run(&args, cli.global.kernel()?),
+        Command::Bench(args) => bench::run(&args, cli.global.arrangement()?),
         Command::Kernels(args) => kernels::run(&args, cli.global.kernel()?),
     }
 }
@@ -93,10 +96,14 @@ impl Global {
         };
         chosen.map_err(anyhow::Error::msg)
     }
+
+    fn arrangement(&self) -> Result<Arrangement> {
+        Ok(Arrangement { kernel: self.kernel()?, ternary: self.ternary })
+    }
 }
 
-fn open(folder: &Path, kernel: &'static Kernel) -> Result<LoadedModel> {
-    Ok(engine::open(folder, kernel)?)
+fn open(folder: &Path, arrangement: Arrangement) -> Result<LoadedModel> {
+    Ok(engine::open(folder, arrangement)?)
 }
 
 fn is_closed_pipe(error: &anyhow::Error) -> bool {

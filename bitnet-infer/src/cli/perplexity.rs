@@ -5,9 +5,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use bitnet_infer::engine::KvType;
+use bitnet_infer::engine::{Arrangement, KvType};
 use bitnet_infer::eval::perplexity::{self, Convention, Perplexity, PerplexityOptions};
-use bitnet_infer::kernels::Kernel;
 
 use super::output;
 
@@ -44,9 +43,9 @@ const EXAMPLES: &str = "Examples:
 ///
 /// # Errors
 /// If the model does not load or the file is no text, or too short.
-pub fn run(args: &Args, kernel: &'static Kernel) -> Result<()> {
+pub fn run(args: &Args, arrangement: Arrangement) -> Result<()> {
     let text = output::read_text_file(&args.file)?;
-    let loaded = super::open(&args.model, kernel)?;
+    let loaded = super::open(&args.model, arrangement)?;
     let tokenizer = loaded.require_tokenizer()?;
     let context = args.context.unwrap_or(loaded.model.config().max_position_embeddings.min(512));
     let options = PerplexityOptions { convention: args.convention, context, kv: args.kv };

@@ -10,7 +10,7 @@ use bitnet_model::tokenizer::Tokenizer;
 use super::error::{Error, Result};
 use super::mmap::MappedFile;
 use super::model::{Model, Tables};
-use crate::kernels::Kernel;
+use super::ternary::Arrangement;
 
 /// What a model folder holds.
 pub struct LoadedModel {
@@ -22,12 +22,11 @@ pub struct LoadedModel {
 }
 
 /// Loads the model in `folder`: `config.json`, `model.safetensors` and, if it is there, `tokenizer.json`. Weights may be
-/// packed codes, floats, or latent weights that are quantized now; each block is dropped as soon as it is arranged for
-/// `kernel`.
+/// packed codes, floats, or latent weights that are quantized now; each block is dropped as soon as it is arranged.
 ///
 /// # Errors
-/// The file, the key or tensor, and what was expected of it.
-pub fn open(folder: &Path, kernel: &'static Kernel) -> Result<LoadedModel> {
+/// The file, the key or tensor, and what was expected of it; or an arrangement that the kernel does not have.
+pub fn open(folder: &Path, arrangement: impl Into<Arrangement>) -> Result<LoadedModel> {
     check_folder(folder)?;
     let config = ModelConfig::read(&folder.join(CONFIG_FILE))?;
     let tokenizer = read_tokenizer(folder, &config)?;
@@ -37,7 +36,7 @@ pub fn open(folder: &Path, kernel: &'static Kernel) -> Result<LoadedModel> {
     let reader = WeightReader::new(&config, &file);
     let tables = Tables { embedding: reader.embedding()?, head: reader.head()?, final_norm: reader.final_norm()? };
     let next = |index| Ok(reader.layer(index)?);
-    let model = Model::from_layers(config.clone(), tables, next, kernel)?;
+    let model = Model::from_layers(config.clone(), tables, next, arrangement.into())?;
     Ok(LoadedModel { model, tokenizer, folder: folder.to_path_buf() })
 }
 

@@ -21,6 +21,7 @@ mod prompt_cache;
 mod random;
 mod rope;
 mod sampler;
+mod ternary;
 
 pub use cache::{KvCache, KvType};
 pub use error::{Error, Result};
@@ -32,3 +33,4 @@ pub use profile::{Op, Profile};
 pub use prompt_cache::{SavedPrompt, save_prompt};
 pub use random::RandomModel;
 pub use sampler::{Candidate, Sampler, SamplerConfig, argmax};
+pub use ternary::{Arrangement, TERNARY_VARIABLE, TernaryChoice};

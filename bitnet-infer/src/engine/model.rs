@@ -2,19 +2,22 @@
 
 use bitnet_model::ModelConfig;
 use bitnet_model::files::hugging_face::ModelParts;
+use bitnet_model::packed::Layout;
 use bitnet_model::weights::{FloatMatrix, LayerWeights, LinearWeights};
 
 use super::buffers::SpareBuffers;
 use super::error::{Error, Result};
 use super::kernels::Vectors;
 use super::rope::RopeTable;
-use crate::kernels::{Kernel, MAX_COLS};
+use super::ternary::{Arrangement, TernaryChoice};
+use crate::kernels::{Kernel, MAX_COLS, Ternary};
 use crate::linear::Linear;
 
 /// A loaded model. It is not changed by running, so one model serves any number of sequences.
 pub struct Model {
     pub(super) config: ModelConfig,
     pub(super) kernel: &'static Kernel,
+    ternary: TernaryChoice,
     pub(super) embedding: FloatMatrix,
     pub(super) layers: Vec<Layer>,
     pub(super) final_norm: Vec<f32>,
@@ -49,15 +52,19 @@ pub(super) struct Tables {
 }
 
 impl Model {
-    /// Arranges the parts of a model for `kernel`.
+    /// Arranges the parts of a model. Nothing is measured: ternary codes are held at two bits unless the arrangement names
+    /// another way that its kernel has.
     ///
     /// # Panics
     /// If the parts are not those of their configuration.
-    pub fn from_parts(parts: ModelParts, kernel: &'static Kernel) -> Self {
+    pub fn from_parts(parts: ModelParts, arrangement: impl Into<Arrangement>) -> Self {
+        let Arrangement { kernel, ternary } = arrangement.into();
+        let ternary = ternary.filter(|_| kernel.has_base3()).unwrap_or(Ternary::TwoBit);
+        let ternary = TernaryChoice { ternary, rates: None };
         let ModelParts { config, embedding, head, final_norm, layers, .. } = parts;
         assert_eq!(layers.len(), config.num_hidden_layers, "one part per block");
-        let layers = layers.into_iter().map(|weights| Layer::new(weights, kernel)).collect();
-        Self::assemble(config.clone(), Tables { embedding, head, final_norm }, layers, kernel)
+        let layers = layers.into_iter().map(|weights| Layer::new(weights, kernel, ternary.ternary)).collect();
+        Self::assemble(config.clone(), Tables { embedding, head, final_norm }, layers, (kernel, ternary))
     }
 
     /// Takes the blocks one by one from `next`, and drops each as soon as it is arranged.
@@ -65,20 +72,26 @@ impl Model {
         config: ModelConfig,
         tables: Tables,
         next: impl Fn(usize) -> Result<LayerWeights>,
-        kernel: &'static Kernel,
+        arrangement: Arrangement,
     ) -> Result<Self> {
         check_columns(&config)?;
-        let layers = (0..config.num_hidden_layers).map(|index| Ok(Layer::new(next(index)?, kernel)));
+        let (kernel, ternary) = (arrangement.kernel, arrangement.choose(&config)?);
+        let layers = (0..config.num_hidden_layers).map(|index| Ok(Layer::new(next(index)?, kernel, ternary.ternary)));
         let layers = layers.collect::<Result<_>>()?;
-        Ok(Self::assemble(config, tables, layers, kernel))
+        Ok(Self::assemble(config, tables, layers, (kernel, ternary)))
     }
 
-    fn assemble(config: ModelConfig, tables: Tables, layers: Vec<Layer>, kernel: &'static Kernel) -> Self {
+    fn assemble(
+        config: ModelConfig,
+        tables: Tables,
+        layers: Vec<Layer>,
+        (kernel, ternary): (&'static Kernel, TernaryChoice),
+    ) -> Self {
         let Tables { embedding, head, final_norm } = tables;
         let head = Linear::from_float(head.as_ref().unwrap_or(&embedding), kernel);
         let (rope, vectors) = (RopeTable::new(&config), Vectors::of(kernel));
         let spare_buffers = SpareBuffers::default();
-        Self { rope, vectors, spare_buffers, config, kernel, embedding, layers, final_norm, head }
+        Self { rope, vectors, spare_buffers, config, kernel, ternary, embedding, layers, final_norm, head }
     }
 
     /// The configuration.
@@ -89,6 +102,12 @@ impl Model {
     /// The kernel that the model was arranged for.
     pub fn kernel(&self) -> &'static Kernel {
         self.kernel
+    }
+
+    /// How ternary codes are held; `None` if the model has none.
+    pub fn ternary(&self) -> Option<TernaryChoice> {
+        let is_ternary = self.config.quantization.weight.is_some_and(|scheme| scheme.layout() == Layout::TwoBit);
+        is_ternary.then_some(self.ternary)
     }
 
     /// Bytes of all projections, scales included, as the kernel reads them.
@@ -114,11 +133,11 @@ fn check_columns(config: &ModelConfig) -> Result<()> {
 }
 
 impl Layer {
-    fn new(weights: LayerWeights, kernel: &'static Kernel) -> Self {
+    fn new(weights: LayerWeights, kernel: &'static Kernel, ternary: Ternary) -> Self {
         let LayerWeights { q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, .. } = &weights;
         let stacks: [&[&LinearWeights]; 4] =
             [&[q_proj, k_proj, v_proj], &[o_proj], &[gate_proj, up_proj], &[down_proj]];
-        let [qkv_proj, o_proj, gate_up_proj, down_proj] = stacks.map(|stack| Linear::stacked(stack, kernel));
+        let [qkv_proj, o_proj, gate_up_proj, down_proj] = stacks.map(|stack| Linear::stacked(stack, kernel, ternary));
         Self {
             qkv_proj,
             o_proj,

@@ -14,7 +14,7 @@ use bitnet_model::weights::{FloatData, FloatMatrix, FloatType, LayerWeights, Lin
 
 use super::error::{Error, Result};
 use super::model::{Model, Tables};
-use crate::kernels::Kernel;
+use super::ternary::Arrangement;
 
 /// A recipe for random weights.
 #[derive(Clone, Debug)]
@@ -77,14 +77,14 @@ impl RandomModel {
         Ok(Self { config, float_type: FloatType::F16, seed: 0 })
     }
 
-    /// The model, arranged for `kernel`, one block at a time.
+    /// The model, arranged one block at a time.
     ///
     /// # Errors
-    /// If the configuration cannot be.
-    pub fn build(&self, kernel: &'static Kernel) -> Result<Model> {
+    /// If the configuration or the arrangement cannot be.
+    pub fn build(&self, arrangement: impl Into<Arrangement>) -> Result<Model> {
         self.config.validate("shape")?;
         let tables = self.tables();
-        Model::from_layers(self.config.clone(), tables, |index| Ok(self.layer(index)), kernel)
+        Model::from_layers(self.config.clone(), tables, |index| Ok(self.layer(index)), arrangement.into())
     }
 
     /// The weights as a file would hold them.
@@ -142,7 +142,7 @@ impl RandomModel {
         let Some(scheme) = self.config.quantization.weight else {
             return LinearWeights::Float(self.float_matrix(rows, cols, rng));
         };
-        let layout = scheme.layout();
+        let layout = self.config.storage.layout(scheme);
         let [byte_rows, byte_cols] = layout.byte_shape(rows, cols);
         let mut bytes = vec![0u8; byte_rows * byte_cols];
         rng.fill_bytes(&mut bytes);
@@ -150,7 +150,7 @@ impl RandomModel {
         // Outputs of about the magnitude of the inputs, whatever the code width.
         let spread = match layout {
             Layout::OneBit => 1.0,
-            Layout::TwoBit => 0.8,
+            Layout::TwoBit | Layout::Base3 => 0.8,
             Layout::Int4 => 4.3,
             Layout::Int8 => 73.0,
         };
@@ -190,6 +190,7 @@ fn make_valid(layout: Layout, bytes: &mut [u8]) {
             let table: Vec<u8> = (0..81).map(digits).collect();
             bytes.iter_mut().for_each(|byte| *byte = table[usize::from(*byte) % 81]);
         }
+        Layout::Base3 => bytes.iter_mut().for_each(|byte| *byte %= 243),
         // The schemes are symmetric: the lowest number of the type is no code.
         Layout::Int4 => bytes.iter_mut().for_each(|byte| {
             for nibble in [0x0f, 0xf0] {

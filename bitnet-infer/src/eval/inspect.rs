@@ -137,6 +137,7 @@ pub fn inspect(folder: &Path) -> Result<Inspection> {
             Storage::Float if quantized => "latent float weights, quantized at load",
             Storage::Float => "float",
             Storage::Packed => "packed codes, weight = code * scale",
+            Storage::PackedBase3 => "packed codes, five ternary digits a byte, weight = code * scale",
             Storage::PackedInverseScale => "packed codes, weight = code / scale",
         },
         parameters,
@@ -204,9 +205,9 @@ fn energy(config: &ModelConfig) -> Energy {
     let layout = config.quantization.weight.map(|scheme| scheme.layout());
     let f16 = f16_add + f16_mul;
     let projections_pj = match (layout, config.quantization.activation) {
-        (Some(Layout::OneBit | Layout::TwoBit), Some(_)) => macs * int8_add + outputs * 2.0 * f16_mul,
+        (Some(Layout::OneBit | Layout::TwoBit | Layout::Base3), Some(_)) => macs * int8_add + outputs * 2.0 * f16_mul,
         (Some(Layout::Int4 | Layout::Int8), Some(_)) => macs * (int8_add + int8_mul) + outputs * 2.0 * f16_mul,
-        (Some(Layout::OneBit | Layout::TwoBit), None) => macs * f16_add + outputs * f16_mul,
+        (Some(Layout::OneBit | Layout::TwoBit | Layout::Base3), None) => macs * f16_add + outputs * f16_mul,
         _ => macs * f16,
     };
     let head = config.vocab_size as f64 * config.hidden_size as f64;

@@ -46,6 +46,7 @@ pub static KERNEL: Kernel = Kernel {
     lanes: LANES,
     panel,
     ternary,
+    base3: None,
     binary,
     int8,
     int4,

@@ -30,13 +30,17 @@ use std::arch::x86_64::*;
 use super::layout::Job;
 use super::{Kernel, Panel, avx2, avx512_float, scalar};
 
-/// Ice Lake, Zen 4 and later.
-pub static KERNEL: Kernel = Kernel {
+/// Cascade Lake and later.
+pub static KERNEL: Kernel = ROW;
+
+/// [`KERNEL`] as a constant, for kernels that differ in few functions.
+pub(super) const ROW: Kernel = Kernel {
     name: "avx512vnni",
     supported,
     lanes: LANES,
     panel: |_, cols, _| Panel::small(ROWS, cols),
     ternary,
+    base3: None,
     binary,
     int8,
     int4,
@@ -145,40 +149,41 @@ fn tile<const BITS: u32, const SLOTS: usize, const T: usize, const C: usize>(
     }
 }
 
-/// Products of a group and a lone token. Two slots share one shift: the upper is masked in place, so its products come out
-/// 4 times too large (u is at most 8) and are collected, and scaled back, apart.
+/// Products of a group and a lone token. Each slot has a sum of its own, and its `u` stay where they are in their bytes: so
+/// the products of slot `i` come out `4^i` times too large (u is at most 128) and the sum is shifted once. Of 2^16 columns
+/// a slot has a quarter: `|sum| <= 2^14 * 128 * 128 = 2^28`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn ternary_one(group: &[[u8; LANES]], x: &[[[i8; 4]; 4]], out: &mut [i32; ROWS]) {
-    let (mask_1, mask_4) = (_mm512_set1_epi8(0x03), _mm512_set1_epi8(0x0c));
-    let (mut sum_1, mut sum_4) = ([_mm512_setzero_si512(); 2], [_mm512_setzero_si512(); 2]);
+    let mask = |slot: usize| _mm512_set1_epi8((3u8 << (2 * slot)) as i8);
+    let masks = [mask(0), mask(1), mask(2), mask(3)];
+    let mut sums = [_mm512_setzero_si512(); 4];
     for (bytes, x) in group.iter().zip(x) {
-        let [x_0, x_1, x_2, x_3] = x.map(|four| _mm512_set1_epi32(i32::from_le_bytes(four.map(|code| code as u8))));
-        let low = load(bytes);
-        let high = _mm512_srli_epi16::<4>(low);
-        sum_1[0] = _mm512_dpbusd_epi32(sum_1[0], _mm512_and_si512(low, mask_1), x_0);
-        sum_4[0] = _mm512_dpbusd_epi32(sum_4[0], _mm512_and_si512(low, mask_4), x_1);
-        sum_1[1] = _mm512_dpbusd_epi32(sum_1[1], _mm512_and_si512(high, mask_1), x_2);
-        sum_4[1] = _mm512_dpbusd_epi32(sum_4[1], _mm512_and_si512(high, mask_4), x_3);
+        let bytes = load(bytes);
+        for slot in 0..4 {
+            let four = _mm512_set1_epi32(i32::from_le_bytes(x[slot].map(|code| code as u8)));
+            sums[slot] = _mm512_dpbusd_epi32(sums[slot], _mm512_and_si512(bytes, masks[slot]), four);
+        }
     }
-    // Sums of multiples of 4 are multiples of 4: the shift loses nothing.
-    let fours = _mm512_srai_epi32::<2>(_mm512_add_epi32(sum_4[0], sum_4[1]));
-    store(out, _mm512_add_epi32(_mm512_add_epi32(sum_1[0], sum_1[1]), fours));
+    // Sums of multiples of a power of two are its multiples: the shifts lose nothing.
+    let low = _mm512_add_epi32(sums[0], _mm512_srai_epi32::<2>(sums[1]));
+    let high = _mm512_add_epi32(_mm512_srai_epi32::<4>(sums[2]), _mm512_srai_epi32::<6>(sums[3]));
+    store(out, _mm512_add_epi32(low, high));
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn load(bytes: &[u8; LANES]) -> __m512i {
+pub(super) fn load(bytes: &[u8; LANES]) -> __m512i {
     // SAFETY: 64 bytes are readable; the load needs no alignment.
     unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn store(out: &mut [i32; ROWS], sums: __m512i) {
+pub(super) fn store(out: &mut [i32; ROWS], sums: __m512i) {
     // SAFETY: 64 bytes are writable; the store needs no alignment.
     unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), sums) };
 }
 
 /// Bytes of a vector.
-const LANES: usize = 64;
+pub(super) const LANES: usize = 64;
 
 /// Rows of a group: 32-bit lanes of a vector.
-const ROWS: usize = LANES / 4;
+pub(super) const ROWS: usize = LANES / 4;

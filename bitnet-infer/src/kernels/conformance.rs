@@ -27,7 +27,12 @@ fn kernels() -> Vec<&'static Kernel> {
     supported().collect()
 }
 
-const LAYOUTS: [Layout; 4] = [Layout::TwoBit, Layout::OneBit, Layout::Int8, Layout::Int4];
+const LAYOUTS: [Layout; 5] = [Layout::TwoBit, Layout::Base3, Layout::OneBit, Layout::Int8, Layout::Int4];
+
+/// The way to hold ternary codes that corresponds to a layout of the file.
+fn ternary_as(layout: Layout) -> Ternary {
+    if layout == Layout::Base3 { Ternary::Base3 } else { Ternary::TwoBit }
+}
 
 /// Patterns of codes; the values stand for the smallest, the middle and the largest code of a layout.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +49,7 @@ const PATTERNS: [Pattern; 5] =
 
 fn codes(pattern: Pattern, layout: Layout, len: usize) -> Vec<i8> {
     let (low, high) = match layout {
-        Layout::TwoBit | Layout::OneBit => (-1, 1),
+        Layout::TwoBit | Layout::Base3 | Layout::OneBit => (-1, 1),
         Layout::Int8 => (-128, 127),
         Layout::Int4 => (-8, 7),
     };
@@ -76,14 +81,14 @@ fn activation_codes(pattern: Pattern, len: usize) -> Vec<i8> {
 
 fn check_sums(
     kernel: &'static Kernel,
-    layout: Layout,
+    (layout, ternary): (Layout, Ternary),
     [rows, cols]: [usize; 2],
     weights: &[i8],
     tokens: &[usize],
     x: &[i8],
 ) {
     let packed = PackedMatrix::pack(layout, rows, cols, weights, vec![1.0]).expect("codes of the layout");
-    let linear = Linear::new(&LinearWeights::Packed(packed), kernel);
+    let linear = Linear::stacked(&[&LinearWeights::Packed(packed)], kernel, ternary);
     for &tokens in tokens {
         let x = &x[..tokens * cols];
         let activations = Activations::from_codes(x, vec![1.0; tokens], cols);
@@ -92,7 +97,10 @@ fn check_sums(
         for (i, &sum) in sums.iter().enumerate() {
             let (token, row) = (i / rows, i % rows);
             let expected = integer_dot(&weights[row * cols..][..cols], &x[token * cols..][..cols]);
-            assert_eq!(sum, expected, "{kernel:?} {layout:?} {rows} x {cols}, token {token} of {tokens}, row {row}");
+            assert_eq!(
+                sum, expected,
+                "{kernel:?} {layout:?} {ternary:?} {rows} x {cols}, token {token} of {tokens}, row {row}"
+            );
         }
     }
 }
@@ -101,12 +109,14 @@ fn check_sums(
 fn sums_equal_the_reference_on_all_edges() {
     for kernel in kernels() {
         for layout in LAYOUTS {
-            let (group, block) = (kernel.group_rows(), 4 * 8 / layout.bits() as usize);
+            let (group, block) = (kernel.group_rows(), 4 * layout.codes_per_byte());
             let edges = |n: usize| [0, 1, n - 1, n, n + 1, 2 * n + 1];
-            for (rows, cols) in edges(group).into_iter().flat_map(|r| edges(block).map(|c| (r, c))) {
+            // And around the 64 that inputs are padded to.
+            let cols = || edges(block).into_iter().chain([63, 64, 65]);
+            for (rows, cols) in edges(group).into_iter().flat_map(|rows| cols().map(move |cols| (rows, cols))) {
                 for (pattern, x_pattern) in PATTERNS.into_iter().flat_map(|p| PATTERNS.map(|x| (p, x))) {
                     let (weights, x) = (codes(pattern, layout, rows * cols), activation_codes(x_pattern, 33 * cols));
-                    check_sums(kernel, layout, [rows, cols], &weights, &[1, 2, 3, 7, 8, 33], &x);
+                    check_sums(kernel, (layout, ternary_as(layout)), [rows, cols], &weights, &[1, 2, 3, 7, 8, 33], &x);
                 }
             }
         }
@@ -123,7 +133,7 @@ fn sums_equal_the_reference_on_real_shapes() {
             for pattern in [Pattern::Highest, Pattern::Random(2)] {
                 let (weights, x) =
                     (codes(pattern, layout, shape[0] * shape[1]), activation_codes(pattern, 67 * shape[1]));
-                check_sums(kernel, layout, shape, &weights, tokens, &x);
+                check_sums(kernel, (layout, ternary_as(layout)), shape, &weights, tokens, &x);
             }
         }
     }
@@ -136,7 +146,7 @@ fn sums_equal_the_reference_for_many_tokens() {
     for (kernel, shape) in kernels().into_iter().flat_map(|kernel| shapes.map(|shape| (kernel, shape))) {
         let check = |pattern, tokens: &[usize], x: &[i8]| {
             let weights = codes(pattern, Layout::TwoBit, shape[0] * shape[1]);
-            check_sums(kernel, Layout::TwoBit, shape, &weights, tokens, x);
+            check_sums(kernel, (Layout::TwoBit, Ternary::TwoBit), shape, &weights, tokens, x);
         };
         for pattern in [Pattern::Lowest, Pattern::Highest, Pattern::Alternating] {
             let len = 65 * shape[1];
@@ -156,7 +166,8 @@ fn no_sum_overflows_at_the_largest_number_of_columns() {
             for pattern in [Pattern::Lowest, Pattern::Highest] {
                 let weights = codes(pattern, layout, 4 * MAX_COLS);
                 for x in [-128, 127] {
-                    check_sums(kernel, layout, [4, MAX_COLS], &weights, &[1, 17], &vec![x; 17 * MAX_COLS]);
+                    let x = vec![x; 17 * MAX_COLS];
+                    check_sums(kernel, (layout, ternary_as(layout)), [4, MAX_COLS], &weights, &[1, 17], &x);
                 }
             }
         }
@@ -166,12 +177,14 @@ fn no_sum_overflows_at_the_largest_number_of_columns() {
 proptest! {
     #[test]
     fn sums_equal_the_reference_on_random_shapes(
-        rows in 1usize..100, cols in 1usize..700, tokens in 1usize..24, kind in 0usize..4, seed in any::<u64>()
+        rows in 1usize..100, cols in 1usize..700, tokens in 1usize..24, layout in prop::sample::select(&LAYOUTS[..]),
+        base3 in any::<bool>(), seed in any::<u64>()
     ) {
+        let ternary = if base3 { Ternary::Base3 } else { Ternary::TwoBit };
         for kernel in kernels() {
-            let weights = codes(Pattern::Random(seed), LAYOUTS[kind], rows * cols);
+            let weights = codes(Pattern::Random(seed), layout, rows * cols);
             let x = activation_codes(Pattern::Random(seed), tokens * cols);
-            check_sums(kernel, LAYOUTS[kind], [rows, cols], &weights, &[tokens], &x);
+            check_sums(kernel, (layout, ternary), [rows, cols], &weights, &[tokens], &x);
         }
     }
 }
@@ -181,17 +194,19 @@ fn random_floats(seed: u64, len: usize) -> Vec<f32> {
     (0..len).map(|_| rng.random_range(-2.0..2.0)).collect()
 }
 
-/// Every kind of weights: all schemes, all float types.
-fn every_weights(rows: usize, cols: usize) -> Vec<LinearWeights> {
+/// Every kind of weights: all schemes, all float types, ternary codes in both ways.
+fn every_weights(rows: usize, cols: usize) -> Vec<(LinearWeights, Ternary)> {
     let values = random_floats(3, rows * cols);
-    let packed = WEIGHT_SCHEMES.iter().map(|scheme| {
+    let packed = WEIGHT_SCHEMES.iter().flat_map(|scheme| {
         let mut codes = vec![0; values.len()];
         let scales = scheme.quantize(&values, rows, &mut codes);
         let packed = PackedMatrix::pack(scheme.layout(), rows, cols, &codes, scales);
-        LinearWeights::Packed(packed.expect("codes of the scheme"))
+        let packed = LinearWeights::Packed(packed.expect("codes of the scheme"));
+        let base3 = (scheme.layout() == Layout::TwoBit).then(|| (packed.clone(), Ternary::Base3));
+        base3.into_iter().chain([(packed, Ternary::TwoBit)])
     });
     let float = [FloatType::F32, FloatType::F16, FloatType::Bf16]
-        .map(|float_type| LinearWeights::Float(FloatMatrix::new(rows, cols, &values, float_type)));
+        .map(|float_type| (LinearWeights::Float(FloatMatrix::new(rows, cols, &values, float_type)), Ternary::TwoBit));
     packed.chain(float).collect()
 }
 
@@ -213,9 +228,9 @@ const FLOAT_SUM_TOLERANCE: f32 = 1e-6;
 fn forward_equals_the_reference() {
     for (rows, cols, tokens) in [(5, 33, 3), (70, 300, 1), (9, 768, 4), (1, 1, 2)] {
         let x = random_floats(4, tokens * cols);
-        for weights in every_weights(rows, cols) {
+        for (weights, ternary) in every_weights(rows, cols) {
             for (kernel, scheme) in kernels().into_iter().flat_map(|k| every_activation().map(move |s| (k, s))) {
-                let linear = Linear::new(&weights, kernel);
+                let linear = Linear::stacked(&[&weights], kernel, ternary);
                 assert_eq!((linear.rows(), linear.cols()), (rows, cols));
                 let out = forward(&linear, &x, scheme);
                 let expected = bit_linear(&x, &weights, scheme);
@@ -257,9 +272,9 @@ fn check_batch_and_threads(rows: usize, cols: usize, tokens: usize) {
     let x = random_floats(5, tokens * cols);
     let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads start");
     let (one, three) = (pool(1), pool(3));
-    for weights in every_weights(rows, cols) {
+    for (weights, ternary) in every_weights(rows, cols) {
         for (kernel, scheme) in kernels().into_iter().flat_map(|k| every_activation().map(move |s| (k, s))) {
-            let linear = Linear::new(&weights, kernel);
+            let linear = Linear::stacked(&[&weights], kernel, ternary);
             let together = one.install(|| forward(&linear, &x, scheme));
             assert_eq!(three.install(|| forward(&linear, &x, scheme)), together, "{kernel:?}: threads");
             let alone: Vec<f32> = x.chunks(cols).flat_map(|x| forward(&linear, x, scheme)).collect();
@@ -271,10 +286,26 @@ fn check_batch_and_threads(rows: usize, cols: usize, tokens: usize) {
 #[test]
 fn layout_takes_no_more_than_padding() {
     for kernel in kernels() {
-        for (layout, bits) in LAYOUTS.into_iter().map(|layout| (layout, layout.bits() as usize)) {
+        for layout in LAYOUTS {
+            let ternary = if kernel.has_base3() { ternary_as(layout) } else { Ternary::TwoBit };
+            // Five to a byte: the last block of 20 columns begins at 1020.
+            let row_bytes = match layout {
+                Layout::TwoBit => 256,
+                Layout::Base3 => {
+                    if ternary == Ternary::Base3 {
+                        208
+                    } else {
+                        256
+                    }
+                }
+                Layout::OneBit => 128,
+                Layout::Int8 => 1024,
+                Layout::Int4 => 512,
+            };
             let packed = PackedMatrix::pack(layout, 64, 1024, &codes(Pattern::Highest, layout, 1 << 16), vec![0.5; 64]);
-            let linear = Linear::new(&LinearWeights::Packed(packed.expect("codes of the layout")), kernel);
-            assert_eq!(linear.byte_count(), (64 * 1024 * bits) / 8 + 64 * 4, "{kernel:?} {layout:?}");
+            let packed = LinearWeights::Packed(packed.expect("codes of the layout"));
+            let linear = Linear::stacked(&[&packed], kernel, ternary_as(layout));
+            assert_eq!(linear.byte_count(), 64 * row_bytes + 64 * 4, "{kernel:?} {layout:?}");
         }
     }
 }

@@ -9,15 +9,18 @@
 //!                                                           binary    1     2           1       0..=1
 //!                                                           int4      4     1           8       0..=15
 //!                                                           int8      8     1           128     0..=255
+//!                                                           base3     1.6   1           1       0..=2
 //! ```
 //!
 //! Rows live in the 32-bit lanes of a vector. `L` is [`Kernel::lanes`] (its bytes: 16, 32 or 64); `L / 4` rows form a
-//! *group*, `n = 8 / bits` codes share a byte, and a *block* of `L` bytes holds `4n` adjacent columns of a group:
+//! *group*, `n = 8 / bits` codes (*slots*) share a byte, and a *block* of `L` bytes holds `4n` adjacent columns of a group:
 //!
 //! ```text
 //! group g: | block 0: L bytes | block 1 | ... | block B-1 |        B = ceil(columns / 4n)
 //! byte 4r + j of block b: bits [i*bits, (i+1)*bits) hold u of row g*L/4 + r, column 4*(b*n + i) + j
 //! ```
+//!
+//! (base3, where five codes share a byte that is no row of bits, has the same places of columns: [`super::base3`])
 //!
 //! so a group is read in one stream, one shift and one mask of a whole vector give four adjacent columns of every row, and
 //! the dot-product instructions (four byte products summed into each 32-bit lane) meet them with four activation codes
@@ -35,13 +38,15 @@ use bitnet_model::packed::{Layout, PackedMatrix};
 use rayon::prelude::*;
 
 use super::aligned::AlignedVec;
-use super::{Kernel, Panel};
+use super::{Kernel, Panel, base3};
 
 /// What the codes of a matrix are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CodeKind {
     /// -1, 0, +1 in two bits.
     Ternary,
+    /// -1, 0, +1, five to a byte.
+    Base3,
     /// -1, +1 in one bit.
     Binary,
     /// -128..=127.
@@ -51,14 +56,20 @@ pub enum CodeKind {
 }
 
 impl CodeKind {
-    /// Bits of a code.
-    pub(crate) const fn bits(self) -> usize {
+    /// Codes of a byte.
+    pub(crate) const fn slots(self) -> usize {
         match self {
-            Self::Ternary => 2,
-            Self::Binary => 1,
-            Self::Int8 => 8,
-            Self::Int4 => 4,
+            Self::Ternary => 4,
+            Self::Base3 => base3::SLOTS,
+            Self::Binary => 8,
+            Self::Int8 => 1,
+            Self::Int4 => 2,
         }
+    }
+
+    /// Whole bits of a code, for the kinds that have bits of their own (all but `Base3`).
+    pub(crate) const fn bits(self) -> usize {
+        8 / self.slots()
     }
 
     /// `code = multiplier * u - offset`.
@@ -69,7 +80,7 @@ impl CodeKind {
     /// `code = multiplier * u - offset`.
     pub(crate) const fn offset(self) -> i32 {
         match self {
-            Self::Ternary | Self::Binary => 1,
+            Self::Ternary | Self::Base3 | Self::Binary => 1,
             Self::Int8 => 128,
             Self::Int4 => 8,
         }
@@ -77,16 +88,45 @@ impl CodeKind {
 
     /// Columns of one block.
     pub(crate) const fn block_cols(self) -> usize {
-        4 * 8 / self.bits()
+        4 * self.slots()
     }
 
-    fn of(layout: Layout) -> Self {
+    fn of(layout: Layout, ternary: Ternary, kernel: &Kernel) -> Self {
         match layout {
-            Layout::TwoBit => Self::Ternary,
+            Layout::TwoBit | Layout::Base3 if ternary == Ternary::Base3 && kernel.has_base3() => Self::Base3,
+            Layout::TwoBit | Layout::Base3 => Self::Ternary,
             Layout::OneBit => Self::Binary,
             Layout::Int8 => Self::Int8,
             Layout::Int4 => Self::Int4,
         }
+    }
+}
+
+/// How ternary codes are held in memory: the results are the same to the bit, the speed is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ternary {
+    /// Four to a byte: the fewest instructions.
+    TwoBit,
+    /// Five to a byte, on kernels that can ([`Kernel::has_base3`]): the fewest bytes.
+    Base3,
+}
+
+impl Ternary {
+    /// The name used by `BITNET_TERNARY` and in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TwoBit => "2bit",
+            Self::Base3 => "base3",
+        }
+    }
+
+    /// Looks a way up.
+    ///
+    /// # Errors
+    /// The names, if `name` is none of them.
+    pub fn by_name(name: &str) -> Result<Self, String> {
+        let known = [Self::TwoBit, Self::Base3].into_iter().find(|ternary| ternary.name() == name);
+        known.ok_or_else(|| format!("there is no way `{name}` to hold ternary codes, expected one of: 2bit, base3"))
     }
 }
 
@@ -104,17 +144,17 @@ pub(crate) struct CodeMatrix {
 
 impl CodeMatrix {
     /// Rearranges the rows of all `parts`, in order, group by group in parallel on the current pool; beyond the result it
-    /// needs one unpacked row a thread.
+    /// needs one unpacked row a thread. Ternary codes are held as `ternary` says, if the kernel can.
     ///
     /// # Panics
     /// If the CPU does not support `kernel`, there are more than [`MAX_COLS`] columns, or the parts differ in columns or
     /// layout.
-    pub(crate) fn new(parts: &[&PackedMatrix], kernel: &'static Kernel) -> Self {
+    pub(crate) fn new(parts: &[&PackedMatrix], kernel: &'static Kernel, ternary: Ternary) -> Self {
         assert!(kernel.is_supported(), "kernel `{}` on a CPU without its instructions", kernel.name);
         let (layout, cols) = (parts[0].layout(), parts[0].cols());
         assert!(parts.iter().all(|part| (part.layout(), part.cols()) == (layout, cols)), "parts of one kind");
         assert!(cols <= MAX_COLS, "{cols} columns, at most {MAX_COLS} keep sums in i32");
-        let kind = CodeKind::of(layout);
+        let kind = CodeKind::of(layout, ternary, kernel);
         let row_of_part: Vec<_> = parts.iter().flat_map(|part| (0..part.rows()).map(move |row| (part, row))).collect();
         let rows = row_of_part.len();
         let blocks = cols.div_ceil(kind.block_cols());
@@ -129,6 +169,19 @@ impl CodeMatrix {
                 }
             },
         );
+        Self { kernel, kind, rows, cols, blocks, bytes }
+    }
+
+    /// A matrix of `u` = 0, its memory written and not only promised, for measuring how fast one is read.
+    ///
+    /// # Panics
+    /// As [`Self::new`].
+    pub(crate) fn of_zeros(rows: usize, cols: usize, kernel: &'static Kernel, ternary: Ternary) -> Self {
+        assert!(kernel.is_supported() && cols <= MAX_COLS, "{cols} columns for kernel `{}`", kernel.name);
+        let kind = CodeKind::of(Layout::TwoBit, ternary, kernel);
+        let blocks = cols.div_ceil(kind.block_cols());
+        let mut bytes = AlignedVec::zeroed(rows.div_ceil(kernel.group_rows()) * blocks * kernel.lanes);
+        bytes.par_chunks_mut(1 << 20).for_each(|bytes| bytes.fill(0));
         Self { kernel, kind, rows, cols, blocks, bytes }
     }
 
@@ -166,6 +219,7 @@ impl CodeMatrix {
         let job = self.job(groups, x.cols, x.stride, &x.codes[tokens.start * x.stride..tokens.end * x.stride]);
         let function = match self.kind {
             CodeKind::Ternary => self.kernel.ternary,
+            CodeKind::Base3 => self.kernel.base3.expect("`CodeKind::of` asked for it"),
             CodeKind::Binary => self.kernel.binary,
             CodeKind::Int8 => self.kernel.int8,
             CodeKind::Int4 => self.kernel.int4,
@@ -243,9 +297,10 @@ pub(crate) struct FloatRows<'a> {
     pub(crate) stride: usize,
 }
 
-/// Values a token takes in memory: columns padded to the largest block.
+/// Values a token takes in memory: columns padded to whole blocks of any kind.
 pub(crate) fn padded_cols(cols: usize) -> usize {
-    cols.max(1).next_multiple_of(PADDING)
+    // No multiple of 64 is the end of every block of 20.
+    cols.max(1).next_multiple_of(CodeKind::Base3.block_cols()).next_multiple_of(PADDING)
 }
 
 /// Writes row `r` of a group. `codes` is `cols` long and padded with anything to whole fours.
@@ -254,16 +309,20 @@ fn encode_row(kind: CodeKind, lanes: usize, codes: &mut [i8], cols: usize, r: us
     // In wrapping bytes, so that the loop vectorizes; the division by 1 or 2 is exact.
     codes.iter_mut().for_each(|code| *code = ((*code as u8).wrapping_add(offset) >> shift) as i8);
     codes[cols..].fill(0);
-    let blocks = codes.as_chunks::<4>().0.chunks(8 / kind.bits());
-    for (slots, bytes) in blocks.zip(bytes.chunks_mut(lanes)) {
+    let words = codes.as_chunks::<4>().0.chunks(kind.slots()).zip(bytes.chunks_mut(lanes));
+    let words = words.map(|(slots, bytes)| (slots, &mut bytes[4 * r..][..4]));
+    if kind == CodeKind::Base3 {
+        return words.for_each(|(slots, bytes)| bytes.copy_from_slice(&base3::encode(slots).to_le_bytes()));
+    }
+    for (slots, bytes) in words {
         let merge =
             |word, (i, u): (usize, &[i8; 4])| word | u32::from_le_bytes(u.map(|u| u as u8)) << (i * kind.bits());
         let word = slots.iter().enumerate().fold(0, merge);
-        bytes[4 * r..][..4].copy_from_slice(&word.to_le_bytes());
+        bytes.copy_from_slice(&word.to_le_bytes());
     }
 }
 
-/// A multiple of every block, and of whole lines of codes.
+/// A multiple of every block of bits, and of whole lines of codes.
 const PADDING: usize = 64;
 
 /// Columns up to which no integer sum of any kind can leave i32.

@@ -17,7 +17,10 @@ mod avx2_lut;
 #[cfg(target_arch = "x86_64")]
 mod avx512_float;
 #[cfg(target_arch = "x86_64")]
+mod avx512vbmi;
+#[cfg(target_arch = "x86_64")]
 mod avx512vnni;
+mod base3;
 #[cfg(test)]
 mod conformance;
 mod float;
@@ -33,8 +36,11 @@ pub(crate) use aligned::AlignedVec;
 use float::FloatFn;
 pub(crate) use float::{FLOAT_ROWS, FloatStore};
 use layout::Job;
-pub use layout::{CodeKind, MAX_COLS};
+pub use layout::{CodeKind, MAX_COLS, Ternary};
 pub(crate) use layout::{CodeMatrix, CodeRows, FloatRows, padded_cols};
+
+/// Products of some groups of rows with some tokens.
+type CodeFn = unsafe fn(&Job<'_, i8>, &mut [i32]);
 
 /// One implementation of every product a model needs.
 ///
@@ -48,10 +54,12 @@ pub struct Kernel {
     lanes: usize,
     /// The panel for codes of a kind, columns and tokens of a batch.
     panel: fn(CodeKind, usize, usize) -> Panel,
-    ternary: unsafe fn(&Job<'_, i8>, &mut [i32]),
-    binary: unsafe fn(&Job<'_, i8>, &mut [i32]),
-    int8: unsafe fn(&Job<'_, i8>, &mut [i32]),
-    int4: unsafe fn(&Job<'_, i8>, &mut [i32]),
+    ternary: CodeFn,
+    /// Ternary codes at five to a byte; `None` where that could not pay, and then they are always held in two bits.
+    base3: Option<CodeFn>,
+    binary: CodeFn,
+    int8: CodeFn,
+    int4: CodeFn,
     /// Codes of any kind times unquantized inputs; writes `sum(code * x)`.
     code_floats: unsafe fn(&Job<'_, f32>, &mut [f32]),
     f32: FloatFn<f32>,
@@ -63,6 +71,11 @@ impl Kernel {
     /// Whether this CPU has the instructions.
     pub fn is_supported(&self) -> bool {
         (self.supported)()
+    }
+
+    /// Whether ternary codes can be held at five to a byte.
+    pub fn has_base3(&self) -> bool {
+        self.base3.is_some()
     }
 
     /// Rows of a group: the 32-bit lanes of a vector.
@@ -104,6 +117,8 @@ pub static KERNELS: &[&Kernel] = &[
     &avx2::KERNEL,
     #[cfg(target_arch = "x86_64")]
     &avx512vnni::KERNEL,
+    #[cfg(target_arch = "x86_64")]
+    &avx512vbmi::KERNEL,
 ];
 
 /// The kernels this CPU can run, slowest first.

@@ -15,7 +15,7 @@ use half::{bf16, f16};
 
 use super::float::FLOAT_ROWS;
 use super::layout::{CodeKind, FloatRows, Job};
-use super::{Kernel, Panel};
+use super::{Kernel, Panel, base3};
 
 /// Runs everywhere.
 pub static KERNEL: Kernel = Kernel {
@@ -24,6 +24,7 @@ pub static KERNEL: Kernel = Kernel {
     lanes: 16,
     panel: |_, cols, _| Panel::small(4, cols),
     ternary: sums,
+    base3: Some(sums),
     binary: sums,
     int8: sums,
     int4: sums,
@@ -36,7 +37,7 @@ pub static KERNEL: Kernel = Kernel {
 /// `raw` of every token and row, `[tokens, rows of the job]`.
 pub(super) fn sums(job: &Job<'_, i8>, out: &mut [i32]) {
     out.fill(0);
-    let (rows, slots) = (job.lanes / 4, 8 / job.kind.bits());
+    let (rows, slots) = (job.lanes / 4, job.kind.slots());
     let width = job.rows;
     for (group, bytes) in job.groups().enumerate() {
         for (block, bytes) in bytes.chunks(job.lanes).enumerate() {
@@ -55,6 +56,9 @@ pub(super) fn sums(job: &Job<'_, i8>, out: &mut [i32]) {
 }
 
 fn decode(kind: CodeKind, byte: u8, slot: usize) -> u8 {
+    if kind == CodeKind::Base3 {
+        return base3::decode(byte, slot);
+    }
     (byte >> (slot * kind.bits())) & ((1u16 << kind.bits()) - 1) as u8
 }
 
@@ -68,24 +72,37 @@ pub(super) fn code_floats<const ROWS: usize>(job: &Job<'_, f32>, out: &mut [f32]
             let out = out.chunks_mut(width).map(|out| &mut out[group * ROWS..][..ROWS]);
             if x.len() == 2 * job.stride {
                 let (x, y) = x.split_at(job.stride);
-                out.zip(code_tile(job.kind, blocks, [x, y])).for_each(|(out, sums)| out.copy_from_slice(&sums));
+                out.zip(code_sums(job.kind, blocks, [x, y])).for_each(|(out, sums)| out.copy_from_slice(&sums));
             } else {
-                out.zip(code_tile(job.kind, blocks, [x])).for_each(|(out, sums)| out.copy_from_slice(&sums));
+                out.zip(code_sums(job.kind, blocks, [x])).for_each(|(out, sums)| out.copy_from_slice(&sums));
             }
         }
+    }
+}
+
+/// Base three apart: a choice of decoding inside the loops would keep them from vectorizing.
+#[inline(always)]
+fn code_sums<const ROWS: usize, const T: usize>(
+    kind: CodeKind,
+    blocks: &[[[u8; 4]; ROWS]],
+    x: [&[f32]; T],
+) -> [[f32; ROWS]; T] {
+    match kind {
+        CodeKind::Base3 => code_tile::<ROWS, T, true>(kind, blocks, x),
+        _ => code_tile::<ROWS, T, false>(kind, blocks, x),
     }
 }
 
 /// Each of the four columns of a slot has a sum of its own, added pairwise at the end; rows stand in lanes, so any width of
 /// vectors gives the same bits.
 #[inline(always)]
-fn code_tile<const ROWS: usize, const T: usize>(
+fn code_tile<const ROWS: usize, const T: usize, const BASE3: bool>(
     kind: CodeKind,
     blocks: &[[[u8; 4]; ROWS]],
     x: [&[f32]; T],
 ) -> [[f32; ROWS]; T] {
     let (multiplier, offset) = (kind.multiplier() as f32, kind.offset() as f32);
-    let (bits, slots) = (kind.bits(), 8 / kind.bits());
+    let (bits, slots) = (kind.bits(), kind.slots());
     let mask = (1u32 << bits) - 1;
     let x = x.map(|x| x.as_chunks::<4>().0);
     let mut sums = [[[0f32; ROWS]; 4]; T];
@@ -94,7 +111,11 @@ fn code_tile<const ROWS: usize, const T: usize>(
         for slot in 0..slots {
             let x = x.map(|x| x[block * slots + slot]);
             for j in 0..4 {
-                let codes = words.map(|word| multiplier * ((word >> (8 * j + slot * bits)) & mask) as f32 - offset);
+                let u = |word: u32| match BASE3 {
+                    true => u32::from(base3::decode((word >> (8 * j)) as u8, slot)),
+                    false => (word >> (8 * j + slot * bits)) & mask,
+                };
+                let codes = words.map(|word| multiplier * u(word) as f32 - offset);
                 for (sums, x) in sums.iter_mut().zip(x) {
                     sums[j].iter_mut().zip(codes).for_each(|(sum, code)| *sum += code * x[j]);
                 }

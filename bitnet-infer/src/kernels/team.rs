@@ -248,7 +248,9 @@ mod tests {
                 scope.spawn(|| {
                     for _ in 0..200 {
                         engaged(|| {
-                            each(vec![50, 60, 70], |n| assert_eq!(sum_of_squares(n), (0..n).map(|i| i * i).sum::<usize>()))
+                            each(vec![50, 60, 70], |n| {
+                                assert_eq!(sum_of_squares(n), (0..n).map(|i| i * i).sum::<usize>())
+                            })
                         });
                     }
                 });

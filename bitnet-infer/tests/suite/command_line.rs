@@ -9,7 +9,7 @@ use crate::common::{byte_tokenizer, tiny_config, write_model};
 
 fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bitnet-infer"));
-    command.stdin(Stdio::null()).env_remove("BITNET_KERNEL").arg("--threads=1");
+    command.stdin(Stdio::null()).env_remove("BITNET_KERNEL").env_remove("BITNET_TERNARY").arg("--threads=1");
     command
 }
 
@@ -79,6 +79,9 @@ fn wrong_input_is_one_line_and_exit_code_one() {
     }
     fs::write(Path::new(folder).join("tokenizer.json"), byte_tokenizer(&["<more>"])).expect("written");
     assert!(refused(&["inspect", folder]).contains("has 259 tokens, which do not fit the model's embedding of 258"));
+    let unknown = program().args(["bench", "--shape", "tiny"]).env("BITNET_TERNARY", "3bit").output().expect("runs");
+    let expected = "error: BITNET_TERNARY: there is no way `3bit` to hold ternary codes, expected one of: 2bit, base3";
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains(expected));
     let unknown = program().arg("kernels").env("BITNET_KERNEL", "abacus").output().expect("runs");
     assert!(String::from_utf8_lossy(&unknown.stderr).contains("error: BITNET_KERNEL: there is no kernel `abacus`"));
 }
@@ -184,6 +187,10 @@ fn bench_and_kernels_report() {
             row["shares"].as_array().expect("shares").iter().map(|share| share["percent"].as_f64().expect("a number"));
         assert!((shares.sum::<f64>() - 100.0).abs() < 1e-6);
     }
+    assert_eq!(json["ternary"], "2bit", "a model that fits the caches");
+    let base3 = [&["--kernel", "scalar", "--ternary", "base3"], &arguments[..]].concat();
+    let json: serde_json::Value = serde_json::from_str(&success(&base3).0).expect("JSON");
+    assert_eq!(json["ternary"], "base3");
     let (words, _) = success(&["kernels", "--kernel", "scalar"]);
     assert!(words.starts_with("scalar          runs here, chosen\n"), "{words}");
 }

@@ -1,7 +1,7 @@
 //! One forward pass for everything: however tokens are cut into calls, batches and blocks, the numbers are the same.
 
-use bitnet_infer::engine::{Error, KvCache, LogitsFor, Model, RandomModel, Sequence};
-use bitnet_infer::kernels;
+use bitnet_infer::engine::{Arrangement, Error, KvCache, LogitsFor, Model, RandomModel, Sequence};
+use bitnet_infer::kernels::{self, Ternary};
 use bitnet_model::config::Quantization;
 use bitnet_model::quant::{NONE, WEIGHT_SCHEMES};
 use proptest::prelude::*;
@@ -63,6 +63,22 @@ fn a_model_from_parts_in_memory_is_the_same_model() {
         let logits = prefill(&built, &tokens(20, 10));
         assert!(logits.iter().all(|logit| logit.is_finite()) && logits.iter().any(|logit| *logit != logits[0]));
         assert!(logits == prefill(&parts, &tokens(20, 10)), "{weight}");
+    }
+}
+
+#[test]
+fn the_way_to_hold_ternary_codes_changes_nothing() {
+    let mut random = RandomModel::named("tiny").expect("known");
+    // Neither 20 nor 64 divides the widths.
+    (random.config.hidden_size, random.config.intermediate_size) = (72, 130);
+    random.config.head_dim = 18;
+    let tokens = tokens(30, 12);
+    let build = |kernel, ternary| random.build(Arrangement { kernel, ternary: Some(ternary) }).expect("possible");
+    for kernel in kernels::supported().filter(|kernel| kernel.has_base3()) {
+        let [two_bit, base3] = [Ternary::TwoBit, Ternary::Base3].map(|ternary| build(kernel, ternary));
+        assert_eq!(base3.ternary().map(|choice| choice.ternary), Some(Ternary::Base3));
+        assert!(base3.projection_bytes() < two_bit.projection_bytes());
+        assert!(prefill(&two_bit, &tokens) == prefill(&base3, &tokens), "kernel {}", kernel.name);
     }
 }
 

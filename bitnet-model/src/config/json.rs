@@ -85,7 +85,11 @@ pub(super) fn write(config: &ModelConfig) -> String {
     if config.quantization != Quantization::NONE {
         value["quantization_config"] = json!({
             "quant_method": "bitnet",
-            "linear_class": if config.storage == Storage::PackedInverseScale { "bitlinear" } else { "autobitlinear" },
+            "linear_class": match config.storage {
+                Storage::PackedInverseScale => "bitlinear",
+                Storage::PackedBase3 => "base3",
+                Storage::Packed | Storage::Float => "autobitlinear",
+            },
             "quantization_mode": if config.storage == Storage::Float { "online" } else { "offline" },
             "modules_to_not_convert": ["lm_head"],
             "weight_scheme": config.quantization.weight_name(),
@@ -228,11 +232,17 @@ fn quantization(keys: &Keys) -> Result<(Quantization, Storage)> {
     let storage = match (quant.text("quantization_mode")?, quant.text("linear_class")?) {
         (Some("online"), _) => Storage::Float,
         (Some("offline") | None, Some("autobitlinear")) => Storage::Packed,
+        (Some("offline") | None, Some("base3")) if weight == "ternary" => Storage::PackedBase3,
+        (Some("offline") | None, Some("base3")) => {
+            let reason = format!("is `base3`, which holds ternary weights, but weight_scheme is `{weight}`");
+            return Err(keys.fail(&nested("linear_class"), reason));
+        }
         (Some("offline") | None, Some("bitlinear") | None) => Storage::PackedInverseScale,
         (Some("offline") | None, Some(other)) => {
-            return Err(
-                keys.fail(&nested("linear_class"), format!("is `{other}`, expected `autobitlinear` or `bitlinear`"))
-            );
+            return Err(keys.fail(
+                &nested("linear_class"),
+                format!("is `{other}`, expected `autobitlinear`, `bitlinear` or `base3`"),
+            ));
         }
         (Some(other), _) => {
             return Err(
@@ -276,6 +286,17 @@ mod tests {
                 assert_eq!(parsed(&config.to_json()).expect("own output"), config, "{weight} {activation}");
             }
         }
+    }
+
+    #[test]
+    fn base3_is_a_storage_of_ternary_weights_only() {
+        let mut config = parsed(TINY).expect("valid");
+        config.storage = Storage::PackedBase3;
+        let text = config.to_json();
+        assert!(text.contains(r#""linear_class": "base3""#), "a name that other readers refuse");
+        assert_eq!(parsed(&text).expect("own output"), config);
+        let message = parsed(&text.replacen("ternary", "int8", 1)).unwrap_err().to_string();
+        assert!(message.contains("`base3`, which holds ternary weights, but weight_scheme is `int8`"), "{message}");
     }
 
     #[test]

@@ -96,7 +96,7 @@ impl<'a> WeightReader<'a> {
                 .map(LinearWeights::Packed)
                 .map_err(|reason| Error::tensor(self.file.origin(), name, reason));
         }
-        let layout = scheme.layout();
+        let layout = self.config.storage.layout(scheme);
         let bytes = self.file.bytes(name, dtype_of(layout), &layout.byte_shape(rows, cols))?;
         let scale_name = format!("{name}_scale");
         let mut scales = self.file.float_vector(&scale_name, scheme.granularity().scale_count(rows))?;
@@ -138,11 +138,11 @@ pub struct ModelParts<'a> {
 /// Writes a model folder, all or nothing.
 ///
 /// # Errors
-/// If anything cannot be written, or `path` holds something that is no part of a model; an earlier folder at `path` is then
+/// If weights do not fit the storage that the configuration names, anything cannot be written, or `path` holds something that is no part of a model; an earlier folder at `path` is then
 /// untouched.
 pub fn write(path: &Path, parts: &ModelParts) -> Result<()> {
     check_replaceable(path)?;
-    let tensors = tensor_list(parts);
+    let tensors = tensor_list(parts).map_err(|reason| Error::format(&path.display().to_string(), reason))?;
     super::write_folder_atomic(path, |folder| {
         tensors::write(&folder.join(WEIGHTS_FILE), &tensors, ("format", "pt".into()))?;
         super::write_synced(&folder.join(CONFIG_FILE), parts.config.to_json().as_bytes())?;
@@ -175,7 +175,11 @@ fn check_replaceable(path: &Path) -> Result<()> {
     Ok(())
 }
 
-fn tensor_list(parts: &ModelParts) -> Vec<(String, OwnedTensor)> {
+/// Named tensors in the order of the model.
+///
+/// # Errors
+/// A sentence, if codes do not fit the layout that the configuration names.
+fn tensor_list(parts: &ModelParts) -> Result<Vec<(String, OwnedTensor)>, String> {
     let vector = |values: &[f32]| OwnedTensor::f32(&[values.len()], values);
     let mut list = vec![
         (EMBEDDING.to_owned(), OwnedTensor::float_matrix(&parts.embedding)),
@@ -196,6 +200,13 @@ fn tensor_list(parts: &ModelParts) -> Vec<(String, OwnedTensor)> {
             match weights {
                 LinearWeights::Float(matrix) => push(&format!("{name}.weight"), OwnedTensor::float_matrix(matrix)),
                 LinearWeights::Packed(matrix) => {
+                    let layout = parts.config.quantization.weight.map(|scheme| parts.config.storage.layout(scheme));
+                    let matrix = match layout.filter(|&layout| layout != matrix.layout()) {
+                        Some(layout) => {
+                            &matrix.repack(layout).map_err(|reason| format!("layer {index}, {name} {reason}"))?
+                        }
+                        None => matrix,
+                    };
                     let shape = matrix.layout().byte_shape(matrix.rows(), matrix.cols()).to_vec();
                     let codes = OwnedTensor { dtype: dtype_of(matrix.layout()), shape, bytes: matrix.bytes().to_vec() };
                     push(&format!("{name}.weight"), codes);
@@ -204,12 +215,12 @@ fn tensor_list(parts: &ModelParts) -> Vec<(String, OwnedTensor)> {
             }
         }
     }
-    list
+    Ok(list)
 }
 
 fn dtype_of(layout: Layout) -> Dtype {
     match layout {
-        Layout::TwoBit | Layout::OneBit | Layout::Int4 => Dtype::U8,
+        Layout::TwoBit | Layout::Base3 | Layout::OneBit | Layout::Int4 => Dtype::U8,
         Layout::Int8 => Dtype::I8,
     }
 }

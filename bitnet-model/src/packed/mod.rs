@@ -4,6 +4,7 @@
 //! own arrangement at load from [`PackedMatrix::unpack_row`].
 
 mod bits;
+mod digits;
 mod integer;
 
 use std::fmt;
@@ -18,6 +19,9 @@ pub enum Layout {
     TwoBit,
     /// Binary, eight codes a byte, the same idea: bit `i` of byte `[r, c]` is 1 for +1, 0 for -1, of row `r + i * ceil(rows / 8)`.
     OneBit,
+    /// Ternary, five codes a byte: byte `[r, c]` is `sum(3^i * (code + 1))` over rows `r + i * ceil(rows / 5)`; 243 and above
+    /// are refused.
+    Base3,
     /// One two's complement byte a code.
     Int8,
     /// Two two's complement nibbles a byte, adjacent columns, the even column in the low nibble.
@@ -30,18 +34,20 @@ impl Layout {
         match self {
             Self::TwoBit => [rows.div_ceil(4), cols],
             Self::OneBit => [rows.div_ceil(8), cols],
+            Self::Base3 => [rows.div_ceil(digits::DIGITS), cols],
             Self::Int8 => [rows, cols],
             Self::Int4 => [rows, cols.div_ceil(2)],
         }
     }
 
-    /// Bits of storage per weight.
-    pub fn bits(self) -> u32 {
+    /// Codes that share a byte.
+    pub fn codes_per_byte(self) -> usize {
         match self {
-            Self::OneBit => 1,
-            Self::TwoBit => 2,
-            Self::Int4 => 4,
-            Self::Int8 => 8,
+            Self::OneBit => 8,
+            Self::Base3 => digits::DIGITS,
+            Self::TwoBit => 4,
+            Self::Int4 => 2,
+            Self::Int8 => 1,
         }
     }
 }
@@ -71,6 +77,7 @@ impl PackedMatrix {
         let bytes = match layout {
             Layout::TwoBit => bits::pack::<2>(rows, cols, codes, |c| (-1..=1).contains(&c).then_some((c + 1) as u8)),
             Layout::OneBit => bits::pack::<1>(rows, cols, codes, |c| (c == 1 || c == -1).then_some(u8::from(c == 1))),
+            Layout::Base3 => digits::pack(rows, cols, codes),
             Layout::Int8 => Ok(integer::pack_int8(codes)),
             Layout::Int4 => integer::pack_int4(cols, codes),
         }?;
@@ -81,7 +88,7 @@ impl PackedMatrix {
     ///
     /// # Errors
     /// A sentence, if the number of bytes or scales is not what the layout needs, a byte holds an impossible code (ternary
-    /// code 3) or a scale is not positive and finite.
+    /// code 3, or a number of more than five digits) or a scale is not positive and finite.
     pub fn from_bytes(
         layout: Layout,
         rows: usize,
@@ -107,7 +114,23 @@ impl PackedMatrix {
         {
             return Err(format!("has the impossible ternary code 3 at row {row}, column {col}"));
         }
+        if layout == Layout::Base3
+            && let Some(i) = digits::find_invalid(&bytes)
+        {
+            let (byte, row, col) = (bytes[i], i / cols, i % cols);
+            return Err(format!(
+                "has the byte {byte} at byte row {row}, column {col}, expected at most 242 (five ternary digits)"
+            ));
+        }
         Ok(Self { layout, rows, cols, bytes, scales })
+    }
+
+    /// The same codes and scales in another layout.
+    ///
+    /// # Errors
+    /// A sentence, if a code does not fit that layout.
+    pub fn repack(&self, layout: Layout) -> Result<Self, String> {
+        Self::pack(layout, self.rows, self.cols, &self.unpack(), self.scales.clone())
     }
 
     /// How the codes are stored.
@@ -149,6 +172,7 @@ impl PackedMatrix {
         match self.layout {
             Layout::TwoBit => bits::unpack_row::<2>(self.rows, self.cols, &self.bytes, row, codes, |v| v as i8 - 1),
             Layout::OneBit => bits::unpack_row::<1>(self.rows, self.cols, &self.bytes, row, codes, |v| v as i8 * 2 - 1),
+            Layout::Base3 => digits::unpack_row(self.rows, self.cols, &self.bytes, row, codes),
             Layout::Int8 => integer::unpack_row_int8(&self.bytes, row, codes),
             Layout::Int4 => integer::unpack_row_int4(&self.bytes, row, codes),
         }
@@ -186,6 +210,18 @@ mod tests {
     }
 
     #[test]
+    fn base_3_bytes_are_numbers_of_five_digits() {
+        // Rows r, r + 2, ..., r + 8 of a 9 x 1 matrix share byte r; row 9 does not exist.
+        let codes = [0, 1, -1, 0, 1, -1, 0, 1, 1];
+        let packed = PackedMatrix::pack(Layout::Base3, 9, 1, &codes, vec![1.0]).expect("valid");
+        let [first, second] = [[1, 0, 2, 1, 2], [2, 1, 0, 2, 0]]
+            .map(|digits: [u8; 5]| digits.iter().rev().fold(0, |byte, digit| 3 * byte + digit));
+        assert_eq!(packed.bytes(), [first, second]);
+        assert_eq!(packed.repack(Layout::TwoBit).expect("ternary").unpack(), codes);
+        assert!(packed.repack(Layout::OneBit).unwrap_err().contains("code 0 at row 0"));
+    }
+
+    #[test]
     fn lies_are_refused() {
         let bad = |bytes: Vec<u8>, scales: Vec<f32>| {
             PackedMatrix::from_bytes(Layout::TwoBit, 4, 2, bytes, scales).unwrap_err()
@@ -194,6 +230,14 @@ mod tests {
         assert!(bad(vec![0; 2], vec![1.0, 2.0]).contains("has 2 scales"));
         assert!(bad(vec![0; 2], vec![f32::NAN]).contains("has scale NaN"));
         assert!(bad(vec![0, 0b0011_0000], vec![1.0]).contains("code 3 at row 2, column 1"));
+        for byte in 0..=255 {
+            let read = PackedMatrix::from_bytes(Layout::Base3, 6, 2, vec![0, 0, 0, byte], vec![1.0]);
+            match read {
+                Ok(_) => assert!(byte < 243),
+                Err(reason) => assert!(byte >= 243 && reason.contains(&format!("byte {byte} at byte row 1, column 1"))),
+            }
+        }
+        assert!(PackedMatrix::pack(Layout::Base3, 1, 1, &[2], vec![1.0]).unwrap_err().contains("code 2"));
         assert!(PackedMatrix::pack(Layout::OneBit, 1, 1, &[0], vec![1.0]).unwrap_err().contains("code 0"));
         assert!(PackedMatrix::pack(Layout::Int4, 1, 1, &[9], vec![1.0]).unwrap_err().contains("code 9"));
     }
@@ -203,7 +247,7 @@ mod tests {
         fn every_layout_round_trips(rows in 1usize..20, cols in 1usize..20, seed in any::<u64>()) {
             use rand::Rng;
             let mut rng = crate::rng::generator(seed, crate::rng::Stream::Bench);
-            for (layout, range) in [(Layout::TwoBit, 1), (Layout::OneBit, 1), (Layout::Int4, 7), (Layout::Int8, 127i8)] {
+            for (layout, range) in [(Layout::TwoBit, 1), (Layout::Base3, 1), (Layout::OneBit, 1), (Layout::Int4, 7), (Layout::Int8, 127i8)] {
                 let codes: Vec<i8> = (0..rows * cols)
                     .map(|_| if layout == Layout::OneBit { if rng.random() { 1 } else { -1 } } else { rng.random_range(-range..=range) })
                     .collect();

@@ -1,5 +1,6 @@
 //! Damaged and lying weight files: an error of one line, never a panic and never a model that is not the configuration's.
 
+use bitnet_model::ModelConfig;
 use bitnet_model::config::Storage;
 use bitnet_model::files::tensors::{self, Dtype, OwnedTensor, TensorFile};
 use bitnet_model::reference::Reference;
@@ -59,18 +60,25 @@ fn apply(damage: &Damage, bytes: &mut Vec<u8>) {
     }
 }
 
+/// A model of each scheme, and one with ternary weights in base three.
+fn config(kind: usize) -> ModelConfig {
+    match WEIGHT_SCHEMES.get(kind) {
+        Some(scheme) => folder::config(scheme),
+        None => ModelConfig { storage: Storage::PackedBase3, ..folder::config("ternary") },
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1200, ..ProptestConfig::default() })]
     #[test]
-    fn damaged_files_give_one_line_and_no_panic(scheme in 0..WEIGHT_SCHEMES.len(), damage in damage()) {
+    fn damaged_files_give_one_line_and_no_panic(kind in 0..=WEIGHT_SCHEMES.len(), damage in damage()) {
         static FILES: std::sync::LazyLock<Vec<Vec<u8>>> = std::sync::LazyLock::new(|| {
-            WEIGHT_SCHEMES.iter().map(|scheme| folder::model_bytes(&folder::config(scheme), 1)).collect()
+            (0..=WEIGHT_SCHEMES.len()).map(|kind| folder::model_bytes(&config(kind), 1)).collect()
         });
-        let mut bytes = FILES[scheme].clone();
+        let mut bytes = FILES[kind].clone();
         apply(&damage, &mut bytes);
-        for storage in [Storage::Packed, Storage::PackedInverseScale, Storage::Float] {
-            let mut config = folder::config(WEIGHT_SCHEMES[scheme]);
-            config.storage = storage;
+        for storage in [Storage::Packed, Storage::PackedInverseScale, Storage::PackedBase3, Storage::Float] {
+            let config = ModelConfig { storage, ..config(kind) };
             match Weights::read(&config, &bytes) {
                 // What reads must also run.
                 Ok(_) => {

@@ -3,8 +3,8 @@
 use bitnet_model::ModelConfig;
 use bitnet_model::config::Storage;
 use bitnet_model::files::hugging_face::{CONFIG_FILE, WEIGHTS_FILE, quantize};
-use bitnet_model::packed::PackedMatrix;
-use bitnet_model::weights::{FloatType, LinearWeights};
+use bitnet_model::packed::{Layout, PackedMatrix};
+use bitnet_model::weights::{FloatType, LayerWeights, LinearWeights};
 
 use crate::folder::{self, WEIGHT_SCHEMES, Weights};
 
@@ -52,6 +52,39 @@ fn latent_weights_read_as_the_codes_that_quantizing_gives() {
             }
         }
     }
+}
+
+#[test]
+fn base3_storage_holds_the_same_codes_in_a_fifth_less() {
+    let mut config = folder::config("ternary");
+    let root = tempfile::tempdir().expect("temp dir");
+    let path = root.path().join("model");
+    let weights = Weights::random(&config, FloatType::F16, 8);
+    config.storage = Storage::PackedBase3;
+    for written in [weights.clone(), base3(&weights)] {
+        written.write(&path, &config).expect("written");
+        let read_config = ModelConfig::read(&path.join(CONFIG_FILE)).expect("own output");
+        assert_eq!(read_config, config);
+        let read = Weights::read(&read_config, &std::fs::read(path.join(WEIGHTS_FILE)).expect("readable"))
+            .expect("own output");
+        assert_eq!(read, base3(&weights));
+        for (read, weights) in packed(&read).into_iter().zip(packed(&weights)) {
+            assert_eq!((read.unpack(), read.scales()), (weights.unpack(), weights.scales()));
+            assert_eq!(read.bytes().len(), read.rows().div_ceil(5) * read.cols());
+        }
+    }
+}
+
+fn base3(weights: &Weights) -> Weights {
+    let mut weights = weights.clone();
+    for layer in &mut weights.layers {
+        let LayerWeights { q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, .. } = layer;
+        for linear in [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj] {
+            let LinearWeights::Packed(matrix) = linear else { panic!("packed weights") };
+            *matrix = matrix.repack(Layout::Base3).expect("ternary codes");
+        }
+    }
+    weights
 }
 
 #[test]

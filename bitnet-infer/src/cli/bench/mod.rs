@@ -9,8 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 
-use bitnet_infer::engine::{KvType, Model, RandomModel};
-use bitnet_infer::kernels::Kernel;
+use bitnet_infer::engine::{Arrangement, KvType, Model, RandomModel};
 use bitnet_model::config::{Quantization, Storage};
 use bitnet_model::weights::FloatType;
 
@@ -84,14 +83,14 @@ pub struct Args {
 ///
 /// # Errors
 /// If the shape cannot be or the model does not load.
-pub fn run(args: &Args, kernel: &'static Kernel) -> Result<()> {
+pub fn run(args: &Args, arrangement: Arrangement) -> Result<()> {
     if [&args.prompt[..], &args.batch, &[args.generate, args.repeats]].concat().contains(&0) {
         bail!("--prompt, --generate, --batch and --repeats must be at least 1");
     }
     let started = Instant::now();
     let model = match &args.model {
-        Some(folder) => super::open(folder, kernel)?.model,
-        None => args.random()?.build(kernel)?,
+        Some(folder) => super::open(folder, arrangement)?.model,
+        None => args.random()?.build(arrangement)?,
     };
     let report = args.measure(&model, started.elapsed().as_secs_f64())?;
     if args.json {
@@ -148,6 +147,7 @@ impl Args {
             weights: format!("{:?}", config.quantization),
             parameters: config.parameters(),
             weight_bytes_per_token: model.weight_bytes_per_token(),
+            ternary: model.ternary().map(|choice| choice.to_string()),
             kv: self.kv,
             load_seconds,
             peak_memory_bytes: peak_memory(),

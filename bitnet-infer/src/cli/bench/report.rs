@@ -17,6 +17,8 @@ pub struct Report {
     pub weights: String,
     pub parameters: u64,
     pub weight_bytes_per_token: usize,
+    /// How ternary codes are held; null for a model that has none.
+    pub ternary: Option<String>,
     pub kv: KvType,
     pub load_seconds: f64,
     /// The most memory that the process has held, where the system tells it.
@@ -32,7 +34,7 @@ impl Report {
         let peak = self.peak_memory_bytes.map(|bytes| format!(", peak memory {}", output::bytes(bytes)));
         let mut text = format!(
             "model    {} ({} parameters), {}, ready in {:.1} s{}\n\
-             machine  {}, threads {}, kernel {}\n\
+             machine  {}, threads {}, kernel {}{}\n\
              limits   {:.1} GB/s read from memory; {:.0} GMAC/s on weights in cache\n\
              weights  {} read for every decoded token; keys and values in {}\n\n\
              {:<12}{:>10}{:>10}{:>12}{:>10}{:>14}\n",
@@ -44,6 +46,7 @@ impl Report {
             machine.cpu,
             machine.threads,
             machine.kernel,
+            self.ternary.as_ref().map_or_else(String::new, |ternary| format!(", ternary {ternary}")),
             machine.read_gb_per_s,
             machine.kernel_gmac_per_s,
             output::bytes(self.weight_bytes_per_token),

@@ -1,0 +1,158 @@
+//! How a model is arranged in memory, and the choice between two and 1.6 bits for ternary codes.
+//!
+//! Decoding reads every weight once a token. From a cache two-bit codes are faster, as they take fewer instructions; from
+//! memory it depends on how fast the memory is beside the cores. So where a model exceeds the caches, loading it measures
+//! both, on the threads that will compute. The sums are the same integers either way: the choice changes no output.
+
+use std::fmt;
+use std::time::Instant;
+
+use bitnet_model::ModelConfig;
+use bitnet_model::packed::Layout;
+
+use super::error::{Error, Result};
+use crate::kernels::{Kernel, Ternary};
+use crate::linear::{Activations, Linear};
+
+/// How to arrange a model.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrangement {
+    /// What computes.
+    pub kernel: &'static Kernel,
+    /// How ternary codes are held; `None`: as `BITNET_TERNARY` says, else whichever decodes faster.
+    pub ternary: Option<Ternary>,
+}
+
+impl From<&'static Kernel> for Arrangement {
+    fn from(kernel: &'static Kernel) -> Self {
+        Self { kernel, ternary: None }
+    }
+}
+
+/// How ternary codes are held, and why.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TernaryChoice {
+    /// What was chosen.
+    pub ternary: Ternary,
+    /// Weights a second of a lone token at two bits and in base three; `None` if there was nothing to measure.
+    pub rates: Option<[f64; 2]>,
+}
+
+impl fmt::Display for TernaryChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.ternary.name())?;
+        let Some([two_bit, base3]) = self.rates.map(|rates| rates.map(|rate| rate / 1e9)) else { return Ok(()) };
+        write!(f, " (measured: 2bit {two_bit:.1}, base3 {base3:.1} G weights/s from memory)")
+    }
+}
+
+impl Arrangement {
+    /// Decides for a model of `config`, on the current pool.
+    ///
+    /// # Errors
+    /// If base three was asked for by name and the kernel has none, or `BITNET_TERNARY` is no name.
+    pub(super) fn choose(self, config: &ModelConfig) -> Result<TernaryChoice> {
+        let named = match (self.ternary, std::env::var(TERNARY_VARIABLE)) {
+            (Some(ternary), _) => Some(ternary),
+            (None, Ok(name)) => {
+                Some(Ternary::by_name(&name).map_err(|reason| Error::Input(format!("{TERNARY_VARIABLE}: {reason}")))?)
+            }
+            (None, Err(_)) => None,
+        };
+        match named {
+            Some(Ternary::Base3) if !self.kernel.has_base3() => Err(Error::Input(format!(
+                "kernel `{}` cannot hold ternary codes as base3, expected 2bit or another kernel",
+                self.kernel.name
+            ))),
+            Some(ternary) => Ok(TernaryChoice { ternary, rates: None }),
+            None => Ok(self.fastest(config)),
+        }
+    }
+
+    fn fastest(self, config: &ModelConfig) -> TernaryChoice {
+        let is_ternary = config.quantization.weight.is_some_and(|scheme| scheme.layout() == Layout::TwoBit);
+        let bytes = usize::try_from(config.projection_parameters() / 4).unwrap_or(usize::MAX);
+        let cache = last_level_cache_bytes();
+        // With unquantized inputs a product waits for arithmetic, not for weights.
+        let to_measure = is_ternary && config.quantization.activation.is_some() && self.kernel.has_base3();
+        if !to_measure || bytes <= cache {
+            return TernaryChoice { ternary: Ternary::TwoBit, rates: None };
+        }
+        let rates = rates(self.kernel, bytes.min(4 * cache), config.hidden_size);
+        let ternary = if rates[1] > rates[0] { Ternary::Base3 } else { Ternary::TwoBit };
+        TernaryChoice { ternary, rates: Some(rates) }
+    }
+}
+
+/// Weights a second of one token times a matrix of `cols` columns that takes `bytes` at two bits: the best of a few passes in
+/// turn, so that what else the machine does meets both.
+fn rates(kernel: &'static Kernel, bytes: usize, cols: usize) -> [f64; 2] {
+    let rows = bytes * 4 / cols;
+    let x = Activations::from_codes(&vec![1; cols], vec![1.0], cols);
+    let linears = [Ternary::TwoBit, Ternary::Base3].map(|ternary| Linear::of_zeros(rows, cols, kernel, ternary));
+    let mut out = vec![0i32; rows];
+    let mut seconds = [f64::MAX; 2];
+    for _ in 0..PASSES {
+        for (linear, seconds) in linears.iter().zip(&mut seconds) {
+            let started = Instant::now();
+            linear.integer_sums(&x, &mut out);
+            *seconds = seconds.min(started.elapsed().as_secs_f64());
+        }
+    }
+    seconds.map(|seconds| (rows * cols) as f64 / seconds)
+}
+
+/// The largest cache that the system tells of.
+fn last_level_cache_bytes() -> usize {
+    let size = |index| {
+        let text = std::fs::read_to_string(format!("/sys/devices/system/cpu/cpu0/cache/index{index}/size")).ok()?;
+        text.trim().strip_suffix('K')?.parse::<usize>().ok()
+    };
+    (0..8).filter_map(size).max().map_or(USUAL_CACHE_BYTES, |kib| kib << 10)
+}
+
+/// Where the system does not tell.
+const USUAL_CACHE_BYTES: usize = 32 << 20;
+
+/// Of which the fastest counts; with the first the pages and clocks settle.
+const PASSES: usize = 5;
+
+/// Overrides the measurement.
+pub const TERNARY_VARIABLE: &str = "BITNET_TERNARY";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::RandomModel;
+    use crate::kernels;
+
+    #[test]
+    fn small_models_stay_at_two_bits_and_names_are_obeyed() {
+        let config = RandomModel::named("tiny").expect("a shape").config;
+        for kernel in kernels::supported() {
+            let two_bit = TernaryChoice { ternary: Ternary::TwoBit, rates: None };
+            assert_eq!(Arrangement::from(kernel).fastest(&config), two_bit, "fits the caches");
+            let base3 = Arrangement { kernel, ternary: Some(Ternary::Base3) }.choose(&config);
+            match base3 {
+                Ok(choice) => assert!(kernel.has_base3() && choice.ternary == Ternary::Base3),
+                Err(error) => assert!(!kernel.has_base3() && error.to_string().contains("expected 2bit"), "{error}"),
+            }
+        }
+    }
+
+    #[test]
+    fn large_models_are_measured() {
+        let config = RandomModel::named("2b-4t").expect("a shape").config;
+        // The portable kernel would take seconds; only the decision is of interest.
+        let Some(kernel) = kernels::supported().filter(|kernel| kernel.has_base3() && kernel.name != "scalar").last()
+        else {
+            println!("skipped: no fast kernel here has base3");
+            return;
+        };
+        let choice = Arrangement::from(kernel).fastest(&config);
+        let [two_bit, base3] = choice.rates.expect("500 MB exceed the caches");
+        assert!(two_bit > 0.0 && base3 > 0.0);
+        assert_eq!(choice.ternary == Ternary::Base3, base3 > two_bit);
+        assert!(choice.to_string().starts_with(choice.ternary.name()), "{choice}");
+    }
+}
