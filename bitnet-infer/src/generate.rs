@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use bitnet_model::tokenizer::{TextStream, Tokenizer};
 
-use crate::engine::{Error, KvCache, LogitsFor, Model, Result, Sampler, SamplerConfig};
+use crate::engine::{Error, KvCache, Model, NextLogits, Result, Sampler, SamplerConfig, Sequence};
 
 /// What to generate.
 #[derive(Clone, Debug)]
@@ -59,6 +59,10 @@ pub struct Generation {
     pub decode_steps: usize,
     /// Why it ended.
     pub stop_reason: StopReason,
+    /// Rows of the stored head that were read for all new tokens together, where [`HeadFormat::Exact`] chose them.
+    ///
+    /// [`HeadFormat::Exact`]: crate::engine::HeadFormat::Exact
+    pub rescored_rows: Option<usize>,
 }
 
 impl Generation {
@@ -128,14 +132,15 @@ impl<'a> Generator<'a> {
         let mut text = String::new();
 
         let started = Instant::now();
-        let mut logits = self.model.forward(&history, &mut cache, LogitsFor::Last)?;
+        let mut next = self.next(&history, &mut cache, &sampler, &history)?;
         let prefill_seconds = started.elapsed().as_secs_f64();
-        let (started, mut decode_steps) = (Instant::now(), 0);
+        let (started, mut decode_steps, mut rescored) = (Instant::now(), 0, None);
         let stop_reason = loop {
             if history.len() - prompt_tokens == options.max_new_tokens {
                 break StopReason::MaxTokens;
             }
-            let token = sampler.sample(&logits, &history);
+            let token = sampler.sample(&next.logits, &history);
+            rescored = next.rescored.map(|rows| rescored.unwrap_or(0) + rows);
             history.push(token);
             if self.model.config().eos_token_ids.contains(&token) {
                 break StopReason::EndOfText;
@@ -154,7 +159,7 @@ impl<'a> Generator<'a> {
             if cache.len() == cache.capacity() {
                 break StopReason::ContextFull;
             }
-            logits = self.model.forward(&[token], &mut cache, LogitsFor::Last)?;
+            next = self.next(&[token], &mut cache, &sampler, &history)?;
             decode_steps += 1;
         };
         let decode_seconds = started.elapsed().as_secs_f64();
@@ -165,7 +170,24 @@ impl<'a> Generator<'a> {
             let _ = on_text(&rest);
         }
         let tokens = history.split_off(prompt_tokens);
-        Ok(Generation { text, tokens, prompt_tokens, prefill_seconds, decode_seconds, decode_steps, stop_reason })
+        let rescored_rows = rescored;
+        Ok(Generation {
+            text,
+            tokens,
+            prompt_tokens,
+            prefill_seconds,
+            decode_seconds,
+            decode_steps,
+            stop_reason,
+            rescored_rows,
+        })
+    }
+
+    /// Runs `tokens` and computes what the sampler wants to see of the logits behind the last.
+    fn next(&self, tokens: &[u32], cache: &mut KvCache, sampler: &Sampler, history: &[u32]) -> Result<NextLogits> {
+        let hidden_th = self.model.hidden_states(&mut [Sequence { tokens, cache }])?;
+        let last = hidden_th.len() - self.model.config().hidden_size;
+        Ok(self.model.next_logits(&hidden_th[last..], &sampler.wanted(history)))
     }
 }
 

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use bitnet_model::quant::{ActivationScheme, rescale};
-use bitnet_model::weights::{FloatMatrix, LinearWeights};
+use bitnet_model::weights::LinearWeights;
 use rayon::prelude::*;
 
 use crate::kernels::{AlignedVec, CodeMatrix, CodeRows, FLOAT_ROWS, FloatRows, FloatStore, Kernel, padded_cols};
@@ -111,14 +111,6 @@ impl Linear {
             LinearWeights::Float(matrix) => Weights::Floats(FloatStore::new(matrix, kernel)),
         };
         Self { weights }
-    }
-
-    /// A float projection, such as the head.
-    ///
-    /// # Panics
-    /// If this CPU does not support `kernel`.
-    pub fn from_float(matrix: &FloatMatrix, kernel: &'static Kernel) -> Self {
-        Self { weights: Weights::Floats(FloatStore::new(matrix, kernel)) }
     }
 
     /// Output features.

@@ -6,9 +6,10 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use serde::Serialize;
 
-use bitnet_infer::engine::{KvCache, LogitsFor, Model, RandomModel, argmax};
+use bitnet_infer::engine::{HeadFormat, KvCache, Model, RandomModel, Sequence, Wanted, argmax};
 use bitnet_infer::kernels::Kernel;
 use bitnet_model::config::{Quantization, Storage};
+use bitnet_model::files::hugging_face;
 use bitnet_model::weights::FloatType;
 
 use super::output;
@@ -26,14 +27,17 @@ pub struct Args {
     #[arg(long, value_name = "NAME", default_value = "125m")]
     shape: String,
     /// Measure this model folder instead of random weights
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["shape", "weights", "head", "hidden", "layers", "ffn", "heads", "kv_heads", "vocab"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["shape", "weights", "floats", "hidden", "write", "layers", "ffn", "heads", "kv_heads", "vocab"])]
     model: Option<PathBuf>,
     /// Weights: ternary, binary, int8, int4, or none for floats (then activations are floats too)
     #[arg(long, value_name = "SCHEME", default_value = "ternary")]
     weights: String,
     /// Type of embedding, head and float weights: f16, bf16, f32
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = ["f16", "bf16", "f32"])]
-    head: String,
+    floats: String,
+    /// How logits are computed: stored (as the type of the head), int8, int4, exact
+    #[arg(long, value_name = "FORMAT", default_value_t)]
+    head: HeadFormat,
     /// Replaces the shape's hidden size
     #[arg(long, value_name = "N")]
     hidden: Option<usize>,
@@ -61,6 +65,9 @@ pub struct Args {
     /// Measurements, of which the median counts
     #[arg(long, value_name = "N", default_value_t = 3)]
     repeats: usize,
+    /// Write the random model to this folder instead of measuring it
+    #[arg(long, value_name = "DIR")]
+    write: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -76,6 +83,9 @@ struct Report {
     threads: usize,
     load_seconds: f64,
     weight_bytes_per_token: usize,
+    head: HeadFormat,
+    rescored_rows_per_token: Option<f64>,
+    peak_memory_bytes: Option<usize>,
     prompt_tokens: usize,
     generated_tokens: usize,
     prefill_tok_per_s: f64,
@@ -93,11 +103,15 @@ pub fn run(args: &Args, kernel: &'static Kernel) -> Result<()> {
     if args.prompt == 0 || args.generate == 0 || args.repeats == 0 {
         bail!("--prompt, --generate and --repeats must be at least 1");
     }
+    if let Some(folder) = &args.write {
+        return Ok(hugging_face::write(folder, &args.random()?.parts()?)?);
+    }
     let started = Instant::now();
     let model = match &args.model {
         Some(folder) => super::open(folder, kernel)?.model,
         None => args.random()?.build(kernel)?,
     };
+    let model = model.with_head(args.head);
     let report = args.measure(&model, started.elapsed().as_secs_f64())?;
     if args.json {
         return output::print_json(&report);
@@ -130,7 +144,7 @@ impl Args {
         let activations = if self.weights == "none" { "none" } else { "int8" };
         config.quantization = Quantization::by_name(&self.weights, activations).map_err(anyhow::Error::msg)?;
         config.storage = if self.weights == "none" { Storage::Float } else { Storage::Packed };
-        random.float_type = match self.head.as_str() {
+        random.float_type = match self.floats.as_str() {
             "f32" => FloatType::F32,
             "bf16" => FloatType::Bf16,
             _ => FloatType::F16,
@@ -140,16 +154,17 @@ impl Args {
 
     fn measure(&self, model: &Model, load_seconds: f64) -> Result<Report> {
         let config = model.config();
-        let (mut prefill, mut decode) = (Vec::new(), Vec::new());
+        let (mut prefill, mut decode, mut rescored) = (Vec::new(), Vec::new(), None);
         for _ in 0..self.repeats {
             let mut cache = KvCache::new(config, self.prompt + self.generate)?;
             let prompt: Vec<u32> = (0..self.prompt).map(|i| (i * 7919 % config.vocab_size) as u32).collect();
             let started = Instant::now();
-            let mut logits = model.forward(&prompt, &mut cache, LogitsFor::Last)?;
+            let mut token = greedy(model, &prompt, &mut cache)?.0;
             prefill.push(self.prompt as f64 / started.elapsed().as_secs_f64());
             let started = Instant::now();
             for _ in 0..self.generate {
-                logits = model.forward(&[argmax(&logits)], &mut cache, LogitsFor::Last)?;
+                let (next, rows) = greedy(model, &[token], &mut cache)?;
+                (token, rescored) = (next, rows.map(|rows| rescored.unwrap_or(0) + rows));
             }
             decode.push(self.generate as f64 / started.elapsed().as_secs_f64());
         }
@@ -166,6 +181,9 @@ impl Args {
             threads: rayon::current_num_threads(),
             load_seconds,
             weight_bytes_per_token: bytes,
+            head: model.head_format(),
+            rescored_rows_per_token: rescored.map(|rows: usize| rows as f64 / (self.repeats * self.generate) as f64),
+            peak_memory_bytes: peak_memory_bytes(),
             prompt_tokens: self.prompt,
             generated_tokens: self.generate,
             prefill_tok_per_s: prefill_rate,
@@ -183,7 +201,8 @@ impl Report {
         format!(
             "model     {} ({} parameters), {}, ready in {:.1} s\n\
              machine   {}, threads {}, kernel {}\n\
-             weights   {} read for every decoded token\n\
+             weights   {} read for every decoded token, head {}{}\n\
+             memory    {}\n\
              prefill   {:.1} tok/s over {} tokens ({:.1} GMAC/s)\n\
              decode    {:.1} tok/s over {} tokens ({:.1} GMAC/s, {:.1} GB/s of weights)\n",
             self.model,
@@ -194,6 +213,9 @@ impl Report {
             self.threads,
             self.kernel,
             output::bytes(self.weight_bytes_per_token),
+            self.head,
+            self.rescored_rows_per_token.map(|rows| format!(", {rows:.1} rows rescored")).unwrap_or_default(),
+            self.peak_memory_bytes.map_or("unknown".to_owned(), |bytes| output::bytes(bytes) + " at most so far"),
             self.prefill_tok_per_s,
             self.prompt_tokens,
             self.prefill_gmac_per_s,
@@ -203,6 +225,21 @@ impl Report {
             self.decode_gb_per_s,
         )
     }
+}
+
+/// The most probable next token, and how many rows of the stored head were needed besides the codes.
+fn greedy(model: &Model, tokens: &[u32], cache: &mut KvCache) -> Result<(u32, Option<usize>)> {
+    let hidden_th = model.hidden_states(&mut [Sequence { tokens, cache }])?;
+    let last = hidden_th.len() - model.config().hidden_size;
+    let next = model.next_logits(&hidden_th[last..], &Wanted::Largest { count: 1, also: Vec::new() });
+    Ok((argmax(&next.logits), next.rescored))
+}
+
+/// The most memory that this process has had, where the system tells it.
+fn peak_memory_bytes() -> Option<usize> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()? << 10)
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
-use bitnet_infer::engine::SamplerConfig;
+use bitnet_infer::engine::{HeadFormat, SamplerConfig};
 use bitnet_infer::generate::{GenerateOptions, Generation, Generator, StopReason};
 use bitnet_infer::kernels::Kernel;
 
@@ -26,6 +26,10 @@ pub struct Args {
     /// Prompt and new tokens at most [default: the model's limit]
     #[arg(long, value_name = "N")]
     context: Option<usize>,
+    /// How logits are computed: stored (as the file holds the head), int8, int4, exact (the stored head's tokens at the
+    /// cost of int8, where there is a top-k or no randomness)
+    #[arg(long, value_name = "FORMAT", default_value_t)]
+    head: HeadFormat,
     /// Randomness: 0 always takes the most probable token
     #[arg(long, value_name = "T", default_value_t = 0.8)]
     temperature: f32,
@@ -67,7 +71,7 @@ Examples:
 /// If the model does not load or the prompt does not fit.
 pub fn run(args: &Args, kernel: &'static Kernel) -> Result<()> {
     let prompt = args.prompt()?;
-    let loaded = super::open(&args.model, kernel)?;
+    let loaded = super::open(&args.model, kernel)?.with_head(args.head);
     let generator = Generator::new(&loaded.model, loaded.require_tokenizer()?);
     let mut closed = None;
     let on_text = |piece: &str| match if args.json { Ok(()) } else { output::print(piece) } {
@@ -135,13 +139,16 @@ fn summary(generation: &Generation, kernel: &Kernel) -> String {
         StopReason::ContextFull => "the context is full: a longer --context or a shorter prompt leaves more room",
         StopReason::Cancelled => "cancelled",
     };
+    let tokens = generation.tokens.len().max(1) as f64;
+    let rescored = generation.rescored_rows.map(|rows| format!(" | {:.1} rows rescored a token", rows as f64 / tokens));
     format!(
-        "prompt {} tok at {:.1} tok/s | {} new tok at {:.1} tok/s | kernel {}, threads {} | ended: {reason}",
+        "prompt {} tok at {:.1} tok/s | {} new tok at {:.1} tok/s | kernel {}, threads {}{} | ended: {reason}",
         generation.prompt_tokens,
         generation.prefill_rate(),
         generation.tokens.len(),
         generation.decode_rate(),
         kernel.name,
         rayon::current_num_threads(),
+        rescored.unwrap_or_default(),
     )
 }

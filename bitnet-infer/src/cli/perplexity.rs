@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use bitnet_infer::engine::HeadFormat;
 use bitnet_infer::eval::perplexity::{self, Convention, Perplexity, PerplexityOptions};
 use bitnet_infer::kernels::Kernel;
 
@@ -27,6 +28,9 @@ pub struct Args {
     /// How windows are cut and scored: windows, llama
     #[arg(long, value_name = "NAME", default_value = "windows")]
     convention: Convention,
+    /// How logits are computed: stored (as the file holds the head), int8, int4, exact (here the same as stored)
+    #[arg(long, value_name = "FORMAT", default_value_t)]
+    head: HeadFormat,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -42,7 +46,7 @@ const EXAMPLES: &str = "Examples:
 /// If the model does not load or the file is no text, or too short.
 pub fn run(args: &Args, kernel: &'static Kernel) -> Result<()> {
     let text = output::read_text_file(&args.file)?;
-    let loaded = super::open(&args.model, kernel)?;
+    let loaded = super::open(&args.model, kernel)?.with_head(args.head);
     let tokenizer = loaded.require_tokenizer()?;
     let context = args.context.unwrap_or(loaded.model.config().max_position_embeddings.min(512));
     let options = PerplexityOptions { convention: args.convention, context };

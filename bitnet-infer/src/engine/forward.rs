@@ -9,8 +9,10 @@ use bitnet_model::ModelConfig;
 use super::attention::{Attention, Queries};
 use super::cache::KvCache;
 use super::error::{Error, Result};
+use super::head::NextLogits;
 use super::math;
 use super::model::{Layer, Model};
+use super::sampler::Wanted;
 use crate::linear::Activations;
 
 /// Rows that go through the blocks together at most; longer batches are cut. Large enough to make the matrix products
@@ -91,9 +93,18 @@ impl Model {
         assert!(hidden_th.len().is_multiple_of(h), "whole rows of {h}");
         let mut logits = vec![0f32; hidden_th.len() / h * self.config.vocab_size];
         if !logits.is_empty() {
-            rayon::scope(|_| self.head.forward(&Activations::new(hidden_th, h, None), &mut logits));
+            rayon::scope(|_| self.head.forward(hidden_th, &mut logits));
         }
         logits
+    }
+
+    /// The logits that a sampler wants, of one hidden state `[h]`.
+    ///
+    /// # Panics
+    /// If `hidden_h` is not one state.
+    pub fn next_logits(&self, hidden_h: &[f32], wanted: &Wanted) -> NextLogits {
+        assert_eq!(hidden_h.len(), self.config.hidden_size, "one hidden state");
+        rayon::scope(|_| self.head.next(hidden_h, wanted))
     }
 
     fn check(&self, sequence: &Sequence) -> Result<()> {
@@ -113,7 +124,7 @@ impl Model {
         let mut x_th = vec![0f32; out_th.len()];
         let tokens = segments.iter().flat_map(|s| &batch[s.sequence].tokens[s.tokens.clone()]);
         for (row, &token) in x_th.chunks_exact_mut(h).zip(tokens) {
-            self.embedding.row_to_f32(token as usize, row);
+            self.embedding.row_to_f32(token as usize, 0..h, row);
         }
         let mut buffers = Buffers::new(&self.config, out_th.len() / h);
         for (index, layer) in self.layers.iter().enumerate() {

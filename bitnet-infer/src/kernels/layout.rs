@@ -108,23 +108,38 @@ impl CodeMatrix {
     /// # Panics
     /// If the CPU does not support `kernel` or there are more than [`MAX_COLS`] columns.
     pub(crate) fn new(packed: &PackedMatrix, kernel: &'static Kernel) -> Self {
+        let unpack = |row, codes: &mut [i8]| packed.unpack_row(row, codes);
+        Self::from_rows(CodeKind::of(packed.layout()), [packed.rows(), packed.cols()], kernel, unpack).0
+    }
+
+    /// Takes the codes of each row of `[rows, cols]` from `write`, in no order and on the current pool, and keeps what it
+    /// returns for each row.
+    ///
+    /// # Panics
+    /// As [`Self::new`].
+    pub(crate) fn from_rows<N: Copy + Default + Send>(
+        kind: CodeKind,
+        [rows, cols]: [usize; 2],
+        kernel: &'static Kernel,
+        write: impl Fn(usize, &mut [i8]) -> N + Sync,
+    ) -> (Self, Vec<N>) {
         assert!(kernel.is_supported(), "kernel `{}` on a CPU without its instructions", kernel.name);
-        assert!(packed.cols() <= MAX_COLS, "{} columns, at most {MAX_COLS} keep sums in i32", packed.cols());
-        let kind = CodeKind::of(packed.layout());
-        let (rows, cols) = (packed.rows(), packed.cols());
+        assert!(cols <= MAX_COLS, "{cols} columns, at most {MAX_COLS} keep sums in i32");
         let blocks = cols.div_ceil(kind.block_cols());
         let (group_rows, group_bytes) = (kernel.group_rows(), blocks * kernel.lanes);
         let mut bytes = AlignedVec::zeroed(rows.div_ceil(group_rows) * group_bytes);
-        bytes.par_chunks_mut(group_bytes.max(1)).enumerate().for_each_init(
+        let mut notes = vec![N::default(); rows];
+        let groups = bytes.par_chunks_mut(group_bytes.max(1)).zip(notes.par_chunks_mut(group_rows)).enumerate();
+        groups.for_each_init(
             || vec![0i8; cols.next_multiple_of(4)],
-            |codes, (group, bytes)| {
-                for (r, row) in (group * group_rows..rows).take(group_rows).enumerate() {
-                    packed.unpack_row(row, &mut codes[..cols]);
+            |codes, (group, (bytes, notes))| {
+                for (r, note) in notes.iter_mut().enumerate() {
+                    *note = write(group * group_rows + r, &mut codes[..cols]);
                     encode_row(kind, kernel.lanes, codes, cols, r, bytes);
                 }
             },
         );
-        Self { kernel, kind, rows, cols, blocks, bytes }
+        (Self { kernel, kind, rows, cols, blocks, bytes }, notes)
     }
 
     pub(crate) fn rows(&self) -> usize {
