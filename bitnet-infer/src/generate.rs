@@ -7,7 +7,7 @@ use std::time::Instant;
 use bitnet_model::tokenizer::{TextStream, Tokenizer};
 
 use crate::engine::{
-    Error, KvCache, KvType, LogitsFor, Model, Result, Sampler, SamplerConfig, SavedPrompt, save_prompt,
+    Error, KvCache, KvType, Model, NextLogits, Result, Sampler, SamplerConfig, SavedPrompt, Sequence, save_prompt,
 };
 
 /// What to generate.
@@ -80,6 +80,10 @@ pub struct Generation {
     pub kv_bytes: usize,
     /// Why it ended.
     pub stop_reason: StopReason,
+    /// Rows of the stored head that were read for all new tokens together, where [`HeadFormat::Exact`] chose them.
+    ///
+    /// [`HeadFormat::Exact`]: crate::engine::HeadFormat::Exact
+    pub rescored_rows: Option<usize>,
 }
 
 impl Generation {
@@ -155,19 +159,20 @@ impl<'a> Generator<'a> {
         };
         let started = Instant::now();
         let cached_tokens = saved.as_ref().map_or(0, |saved| saved.restore(&history, &mut cache));
-        let mut logits = self.model.forward(&history[cached_tokens..], &mut cache, LogitsFor::Last)?;
+        let mut next = self.next(&history[cached_tokens..], &mut cache, &sampler, &history)?;
         let prefill_seconds = started.elapsed().as_secs_f64();
         if let Some(path) = &options.prompt_cache
             && saved.is_none_or(|saved| saved.tokens().len() < prompt_tokens)
         {
             save_prompt(path, self.model, &history, &cache)?;
         }
-        let (started, mut decode_steps) = (Instant::now(), 0);
+        let (started, mut decode_steps, mut rescored) = (Instant::now(), 0, None);
         let stop_reason = loop {
             if history.len() - prompt_tokens == options.max_new_tokens {
                 break StopReason::MaxTokens;
             }
-            let token = sampler.sample(&logits, &history);
+            let token = sampler.sample(&next.logits, &history);
+            rescored = next.rescored.map(|rows| rescored.unwrap_or(0) + rows);
             history.push(token);
             if self.model.config().eos_token_ids.contains(&token) {
                 break StopReason::EndOfText;
@@ -186,7 +191,7 @@ impl<'a> Generator<'a> {
             if cache.len() == cache.capacity() {
                 break StopReason::ContextFull;
             }
-            logits = self.model.forward(&[token], &mut cache, LogitsFor::Last)?;
+            next = self.next(&[token], &mut cache, &sampler, &history)?;
             decode_steps += 1;
         };
         let decode_seconds = started.elapsed().as_secs_f64();
@@ -209,7 +214,15 @@ impl<'a> Generator<'a> {
             kv,
             kv_bytes,
             stop_reason,
+            rescored_rows: rescored,
         })
+    }
+
+    /// Runs `tokens` and computes what the sampler wants to see of the logits behind the last.
+    fn next(&self, tokens: &[u32], cache: &mut KvCache, sampler: &Sampler, history: &[u32]) -> Result<NextLogits> {
+        let hidden_th = self.model.hidden_states(&mut [Sequence { tokens, cache }])?;
+        let last = hidden_th.len() - self.model.config().hidden_size;
+        Ok(self.model.next_logits(&hidden_th[last..], &sampler.wanted(history)))
     }
 }
 

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use bitnet_model::quant::{ActivationScheme, rescale};
-use bitnet_model::weights::{FloatMatrix, LinearWeights};
+use bitnet_model::weights::LinearWeights;
 
 use crate::kernels::{
     AlignedVec, CodeMatrix, CodeRows, FLOAT_ROWS, FloatRows, FloatStore, Kernel, Panel, Ternary, padded_cols, team,
@@ -139,14 +139,6 @@ impl Linear {
     pub(crate) fn of_zeros(rows: usize, cols: usize, kernel: &'static Kernel, ternary: Ternary) -> Self {
         let matrix = CodeMatrix::of_zeros(rows, cols, kernel, ternary);
         Self { weights: Weights::Codes { matrix, scales: vec![1.0] } }
-    }
-
-    /// A float projection, such as the head.
-    ///
-    /// # Panics
-    /// If this CPU does not support `kernel`.
-    pub fn from_float(matrix: &FloatMatrix, kernel: &'static Kernel) -> Self {
-        Self { weights: Weights::Floats(FloatStore::new(&[matrix], kernel)) }
     }
 
     /// Output features.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
-use bitnet_infer::engine::{Arrangement, KvType, Model, SamplerConfig};
+use bitnet_infer::engine::{Arrangement, HeadFormat, KvType, Model, SamplerConfig};
 use bitnet_infer::generate::{GenerateOptions, Generation, Generator, StopReason};
 
 use super::output;
@@ -25,6 +25,10 @@ pub struct Args {
     /// Prompt and new tokens at most [default: the model's limit]
     #[arg(long, value_name = "N")]
     context: Option<usize>,
+    /// How logits are computed: stored (as the file holds the head), int8, int4, exact (the stored head's tokens at the
+    /// cost of int8, where there is a top-k or no randomness)
+    #[arg(long, value_name = "FORMAT", default_value_t)]
+    head: HeadFormat,
     /// Randomness: 0 always takes the most probable token
     #[arg(long, value_name = "T", default_value_t = 0.8)]
     temperature: f32,
@@ -72,7 +76,7 @@ Examples:
 /// If the model does not load or the prompt does not fit.
 pub fn run(args: &Args, arrangement: Arrangement) -> Result<()> {
     let prompt = args.prompt()?;
-    let loaded = super::open(&args.model, arrangement)?;
+    let loaded = super::open(&args.model, arrangement)?.with_head(args.head);
     let generator = Generator::new(&loaded.model, loaded.require_tokenizer()?);
     let mut closed = None;
     let on_text = |piece: &str| match if args.json { Ok(()) } else { output::print(piece) } {
@@ -147,8 +151,10 @@ fn summary(generation: &Generation, model: &Model) -> String {
         0 => String::new(),
         cached => format!(" ({cached} from the prompt cache)"),
     };
+    let tokens = generation.tokens.len().max(1) as f64;
+    let rescored = generation.rescored_rows.map(|rows| format!(" | {:.1} rows rescored a token", rows as f64 / tokens));
     format!(
-        "prompt {} tok{cached} at {:.1} tok/s | {} new tok at {:.1} tok/s | keys and values {}, {} | kernel {}{ternary}, threads {} | ended: {reason}",
+        "prompt {} tok{cached} at {:.1} tok/s | {} new tok at {:.1} tok/s | keys and values {}, {} | kernel {}{ternary}, threads {}{} | ended: {reason}",
         generation.prompt_tokens,
         generation.prefill_rate(),
         generation.tokens.len(),
@@ -157,5 +163,6 @@ fn summary(generation: &Generation, model: &Model) -> String {
         output::bytes(generation.kv_bytes),
         model.kernel().name,
         rayon::current_num_threads(),
+        rescored.unwrap_or_default(),
     )
 }

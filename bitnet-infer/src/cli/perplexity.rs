@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use bitnet_infer::engine::{Arrangement, KvType};
+use bitnet_infer::engine::{Arrangement, HeadFormat, KvType};
 use bitnet_infer::eval::perplexity::{self, Convention, Perplexity, PerplexityOptions};
 
 use super::output;
@@ -30,6 +30,9 @@ pub struct Args {
     /// What keys and values are kept as: f32, f16, int8
     #[arg(long, value_name = "TYPE", default_value_t)]
     kv: KvType,
+    /// How logits are computed: stored (as the file holds the head), int8, int4, exact (here the same as stored)
+    #[arg(long, value_name = "FORMAT", default_value_t)]
+    head: HeadFormat,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -45,7 +48,7 @@ const EXAMPLES: &str = "Examples:
 /// If the model does not load or the file is no text, or too short.
 pub fn run(args: &Args, arrangement: Arrangement) -> Result<()> {
     let text = output::read_text_file(&args.file)?;
-    let loaded = super::open(&args.model, arrangement)?;
+    let loaded = super::open(&args.model, arrangement)?.with_head(args.head);
     let tokenizer = loaded.require_tokenizer()?;
     let context = args.context.unwrap_or(loaded.model.config().max_position_embeddings.min(512));
     let options = PerplexityOptions { convention: args.convention, context, kv: args.kv };

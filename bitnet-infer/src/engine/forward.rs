@@ -6,9 +6,11 @@ use super::attention::{Attention, Queries};
 use super::buffers::Buffers;
 use super::cache::KvCache;
 use super::error::{Error, Result};
+use super::head::NextLogits;
 use super::math;
 use super::model::{Layer, Model};
 use super::profile::{Op, Profile};
+use super::sampler::Wanted;
 use crate::kernels::team;
 use crate::linear::Activations;
 
@@ -97,9 +99,18 @@ impl Model {
         assert!(hidden_th.len().is_multiple_of(h), "whole rows of {h}");
         let mut logits = vec![0f32; hidden_th.len() / h * self.config.vocab_size];
         if !logits.is_empty() {
-            team::engaged(|| self.head.forward(&Activations::new(hidden_th, h, None), &mut logits));
+            team::engaged(|| self.head.forward(hidden_th, &mut logits));
         }
         logits
+    }
+
+    /// The logits that a sampler wants, of one hidden state `[h]`.
+    ///
+    /// # Panics
+    /// If `hidden_h` is not one state.
+    pub fn next_logits(&self, hidden_h: &[f32], wanted: &Wanted) -> NextLogits {
+        assert_eq!(hidden_h.len(), self.config.hidden_size, "one hidden state");
+        team::engaged(|| self.head.next(hidden_h, wanted))
     }
 
     fn check(&self, sequence: &Sequence) -> Result<()> {
@@ -120,7 +131,7 @@ impl Model {
         let tokens = segments.iter().flat_map(|s| &batch[s.sequence].tokens[s.tokens.clone()]);
         profile.time(Op::Embedding, || {
             for (row, &token) in x_th.chunks_exact_mut(h).zip(tokens) {
-                self.embedding.row_to_f32(token as usize, row);
+                self.embedding.row_to_f32(token as usize, 0..h, row);
             }
         });
         let mut buffers = self.spare_buffers.take();

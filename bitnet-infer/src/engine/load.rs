@@ -1,15 +1,20 @@
 //! A model folder on disk to a model in memory.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rayon::prelude::*;
 
 use bitnet_model::ModelConfig;
 use bitnet_model::files::hugging_face::{CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE, WeightReader};
-use bitnet_model::files::tensors::TensorFile;
+use bitnet_model::files::tensors::{FloatBytes, TensorFile};
 use bitnet_model::tokenizer::Tokenizer;
 
 use super::error::{Error, Result};
+use super::head::HeadFormat;
 use super::mmap::MappedFile;
 use super::model::{Model, Tables};
+use super::table::Table;
 use super::ternary::Arrangement;
 
 /// What a model folder holds.
@@ -31,14 +36,41 @@ pub fn open(folder: &Path, arrangement: impl Into<Arrangement>) -> Result<Loaded
     let config = ModelConfig::read(&folder.join(CONFIG_FILE))?;
     let tokenizer = read_tokenizer(folder, &config)?;
     let path = folder.join(WEIGHTS_FILE);
-    let mapped = MappedFile::open(&path)?;
+    let mapped = Arc::new(MappedFile::open(&path)?);
     let file = TensorFile::parse(mapped.bytes(), &path.display().to_string())?;
     let reader = WeightReader::new(&config, &file);
-    let tables = Tables { embedding: reader.embedding()?, head: reader.head()?, final_norm: reader.final_norm()? };
-    let next = |index| Ok(reader.layer(index)?);
+    let (embedding, head) = reader.table_names();
+    let table = |name| table(&mapped, &file, name, [config.vocab_size, config.hidden_size]);
+    let tables =
+        Tables { embedding: table(embedding)?, head: head.map(table).transpose()?, final_norm: reader.final_norm()? };
+    let next = |index| {
+        let layer = reader.layer(index)?;
+        // The block has been copied: its pages would only add to the memory that loading takes.
+        mapped.release(0..mapped.bytes().len());
+        Ok(layer)
+    };
     let model = Model::from_layers(config.clone(), tables, next, arrangement.into())?;
     Ok(LoadedModel { model, tokenizer, folder: folder.to_path_buf() })
 }
+
+/// A float matrix where it stands in the file, all of it checked.
+fn table(mapped: &Arc<MappedFile>, file: &TensorFile, name: &str, [rows, cols]: [usize; 2]) -> Result<Table> {
+    let floats = file.float_bytes(name, rows, cols)?;
+    let table = Table::mapped(mapped, floats, rows, cols);
+    let chunk_bytes = CHECKED_NUMBERS * table.number_bytes();
+    let bad = floats.bytes.par_chunks(chunk_bytes).enumerate().find_map_first(|(chunk, bytes)| {
+        let found = FloatBytes { bytes, ..floats }.first_not_finite();
+        table.release();
+        found.map(|index| chunk * CHECKED_NUMBERS + index)
+    });
+    match bad {
+        Some(index) => Err(file.not_finite(name, index).into()),
+        None => Ok(table),
+    }
+}
+
+/// Numbers checked by one thread at a time.
+const CHECKED_NUMBERS: usize = 1 << 22;
 
 /// Refuses what is not a model folder, with a hint.
 ///
@@ -75,6 +107,11 @@ pub fn read_tokenizer(folder: &Path, config: &ModelConfig) -> Result<Option<Toke
 }
 
 impl LoadedModel {
+    /// Changes how the head is computed, see [`Model::with_head`].
+    pub fn with_head(self, format: HeadFormat) -> Self {
+        Self { model: self.model.with_head(format), ..self }
+    }
+
     /// The tokenizer, for what cannot be done without.
     ///
     /// # Errors

@@ -1,9 +1,12 @@
 //! A file mapped into memory: the one place outside the kernels that needs `unsafe`, for models and training data alike.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
 
 use memmap2::Mmap;
+#[cfg(unix)]
+use memmap2::UncheckedAdvice;
 
 use super::error::Result;
 
@@ -34,6 +37,21 @@ impl MappedFile {
         // a corpus is an input that must not change while it is read (docs/data.md).
         let map = unsafe { Mmap::map(&file) }.map_err(io("map"))?;
         Ok(Self { map })
+    }
+
+    /// Lets the system take back the memory of a range of bytes, which are read again from the file when they are touched.
+    ///
+    /// # Panics
+    /// If the file has no such range.
+    pub fn release(&self, range: Range<usize>) {
+        assert!(range.start <= range.end && range.end <= self.map.len(), "{range:?} of {} bytes", self.map.len());
+        // SAFETY: the pages are a read-only map of a file: nothing is lost with them, and who reads them meanwhile or later
+        // finds the same bytes.
+        #[cfg(unix)]
+        let done = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len()) };
+        // A wish: a system that does not grant it only keeps the memory.
+        #[cfg(unix)]
+        drop(done);
     }
 
     /// All bytes of the file.

@@ -1,14 +1,20 @@
 //! A model in memory: every matrix arranged for one kernel.
 
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
 use bitnet_model::ModelConfig;
 use bitnet_model::files::hugging_face::ModelParts;
 use bitnet_model::packed::Layout;
-use bitnet_model::weights::{FloatMatrix, LayerWeights, LinearWeights};
+use bitnet_model::weights::{LayerWeights, LinearWeights};
 
 use super::buffers::SpareBuffers;
 use super::error::{Error, Result};
+use super::head::{Head, HeadFormat};
 use super::kernels::Vectors;
 use super::rope::RopeTable;
+use super::table::Table;
 use super::ternary::{Arrangement, TernaryChoice};
 use crate::kernels::{Kernel, MAX_COLS, Ternary};
 use crate::linear::Linear;
@@ -18,10 +24,10 @@ pub struct Model {
     pub(super) config: ModelConfig,
     pub(super) kernel: &'static Kernel,
     ternary: TernaryChoice,
-    pub(super) embedding: FloatMatrix,
+    pub(super) embedding: Arc<Table>,
     pub(super) layers: Vec<Layer>,
     pub(super) final_norm: Vec<f32>,
-    pub(super) head: Linear,
+    pub(super) head: Head,
     pub(super) rope: RopeTable,
     pub(super) vectors: Vectors,
     pub(super) spare_buffers: SpareBuffers,
@@ -44,9 +50,9 @@ pub(super) struct Layer {
 /// What a model has outside its blocks.
 pub(super) struct Tables {
     /// Token embedding, `[vocab, hidden]`.
-    pub embedding: FloatMatrix,
+    pub embedding: Table,
     /// Head, `[vocab, hidden]`, unless it is the embedding.
-    pub head: Option<FloatMatrix>,
+    pub head: Option<Table>,
     /// Norm before the head, `[hidden]`.
     pub final_norm: Vec<f32>,
 }
@@ -64,20 +70,28 @@ impl Model {
         let ModelParts { config, embedding, head, final_norm, layers, .. } = parts;
         assert_eq!(layers.len(), config.num_hidden_layers, "one part per block");
         let layers = layers.into_iter().map(|weights| Layer::new(weights, kernel, ternary.ternary)).collect();
-        Self::assemble(config.clone(), Tables { embedding, head, final_norm }, layers, (kernel, ternary))
+        let tables = Tables { embedding: Table::new(embedding), head: head.map(Table::new), final_norm };
+        Self::assemble(config.clone(), tables, layers, (kernel, ternary))
     }
 
     /// Takes the blocks one by one from `next`, and drops each as soon as it is arranged.
     pub(super) fn from_layers(
         config: ModelConfig,
         tables: Tables,
-        next: impl Fn(usize) -> Result<LayerWeights>,
+        next: impl Fn(usize) -> Result<LayerWeights> + Sync,
         arrangement: Arrangement,
     ) -> Result<Self> {
         check_columns(&config)?;
         let (kernel, ternary) = (arrangement.kernel, arrangement.choose(&config)?);
-        let layers = (0..config.num_hidden_layers).map(|index| Ok(Layer::new(next(index)?, kernel, ternary.ternary)));
-        let layers = layers.collect::<Result<_>>()?;
+        let mut layers = Vec::new();
+        let indices: Vec<usize> = (0..config.num_hidden_layers).collect();
+        for indices in indices.chunks(BLOCKS_AT_ONCE) {
+            let some = indices.par_iter().map(|&index| Ok(Layer::new(next(index)?, kernel, ternary.ternary)));
+            // In order, so that the first of several errors is reported.
+            for layer in some.collect::<Vec<Result<Layer>>>() {
+                layers.push(layer?);
+            }
+        }
         Ok(Self::assemble(config, tables, layers, (kernel, ternary)))
     }
 
@@ -88,10 +102,22 @@ impl Model {
         (kernel, ternary): (&'static Kernel, TernaryChoice),
     ) -> Self {
         let Tables { embedding, head, final_norm } = tables;
-        let head = Linear::from_float(head.as_ref().unwrap_or(&embedding), kernel);
+        let embedding = Arc::new(embedding);
+        let head = Head::new(head.map_or_else(|| Arc::clone(&embedding), Arc::new), kernel);
         let (rope, vectors) = (RopeTable::new(&config), Vectors::of(kernel));
         let spare_buffers = SpareBuffers::default();
         Self { rope, vectors, spare_buffers, config, kernel, ternary, embedding, layers, final_norm, head }
+    }
+
+    /// Changes how the head is computed. The stored head is as a loaded model has it.
+    pub fn with_head(mut self, format: HeadFormat) -> Self {
+        self.head = self.head.with_format(format);
+        self
+    }
+
+    /// How the head is computed.
+    pub fn head_format(&self) -> HeadFormat {
+        self.head.format()
     }
 
     /// The configuration.
@@ -154,3 +180,6 @@ impl Layer {
         [&self.qkv_proj, &self.o_proj, &self.gate_up_proj, &self.down_proj]
     }
 }
+
+/// Blocks that are read and arranged at the same time, each with a copy of its bytes.
+const BLOCKS_AT_ONCE: usize = 4;

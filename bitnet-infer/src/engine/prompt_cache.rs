@@ -161,7 +161,7 @@ fn model_fingerprint(model: &Model) -> u64 {
     add(&model.final_norm);
     let mut row = vec![0f32; model.config.hidden_size];
     for token in (0..model.config.vocab_size).step_by(model.config.vocab_size.div_ceil(FINGERPRINT_ROWS)) {
-        model.embedding.row_to_f32(token, &mut row);
+        model.embedding.row_to_f32(token, 0..row.len(), &mut row);
         add(&row);
     }
     checksum.0

@@ -14,6 +14,7 @@ use bitnet_model::weights::{FloatData, FloatMatrix, FloatType, LayerWeights, Lin
 
 use super::error::{Error, Result};
 use super::model::{Model, Tables};
+use super::table::Table;
 use super::ternary::Arrangement;
 
 /// A recipe for random weights.
@@ -93,19 +94,24 @@ impl RandomModel {
     /// If the configuration cannot be.
     pub fn parts(&self) -> Result<ModelParts<'_>> {
         self.config.validate("shape")?;
-        let Tables { embedding, head, final_norm } = self.tables();
+        let (embedding, final_norm) = (self.table(0), vec![1.0; self.config.hidden_size]);
+        let head = (!self.config.tie_word_embeddings).then(|| self.table(1));
         let layers = (0..self.config.num_hidden_layers).map(|index| self.layer(index)).collect();
         Ok(ModelParts { config: &self.config, embedding, head, final_norm, layers, tokenizer_json: None })
     }
 
     fn tables(&self) -> Tables {
-        let (vocab, hidden) = (self.config.vocab_size, self.config.hidden_size);
-        let table = |part| self.float_matrix(vocab, hidden, &mut self.rng(usize::MAX - part));
+        let table = |part| Table::new(self.table(part));
         Tables {
             embedding: table(0),
             head: (!self.config.tie_word_embeddings).then(|| table(1)),
-            final_norm: vec![1.0; hidden],
+            final_norm: vec![1.0; self.config.hidden_size],
         }
+    }
+
+    /// The embedding (0) or the head (1).
+    fn table(&self, part: usize) -> FloatMatrix {
+        self.float_matrix(self.config.vocab_size, self.config.hidden_size, &mut self.rng(usize::MAX - part))
     }
 
     fn layer(&self, index: usize) -> LayerWeights {

@@ -55,6 +55,20 @@ impl SamplerConfig {
     }
 }
 
+/// The logits that a draw depends on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// All of them.
+    All,
+    /// The `count` largest, with all that equal the smallest of these, and those of some tokens whatever they are.
+    Largest {
+        /// How many.
+        count: usize,
+        /// Tokens besides.
+        also: Vec<u32>,
+    },
+}
+
 /// A token that may be drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Candidate {
@@ -81,6 +95,26 @@ impl Sampler {
     pub fn new(config: SamplerConfig) -> Result<Self> {
         config.validate()?;
         Ok(Self { rng: generator(config.seed, Stream::Sampling), config })
+    }
+
+    /// The logits that the draw after `history` depends on: with minus infinity in place of all others, it is the same. Without
+    /// a top-k the probability of every token counts, at any temperature but 0.
+    pub fn wanted(&self, history: &[u32]) -> Wanted {
+        let kept = if self.config.temperature == 0.0 { 1 } else { self.config.top_k };
+        if kept == 0 {
+            return Wanted::All;
+        }
+        // Tokens under the penalty may leave the largest, each for one of the others.
+        let also = if self.config.repeat_penalty == 1.0 { Vec::new() } else { self.recent(history) };
+        Wanted::Largest { count: kept + also.len(), also }
+    }
+
+    /// The tokens seen lately, each once.
+    fn recent(&self, history: &[u32]) -> Vec<u32> {
+        let mut recent = history[history.len().saturating_sub(self.config.repeat_window)..].to_vec();
+        recent.sort_unstable();
+        recent.dedup();
+        recent
     }
 
     /// Draws the token that follows `history`. A logit that is not a number is taken as impossible.
@@ -133,10 +167,7 @@ impl Sampler {
         let mut logits: Vec<f32> = logits.iter().map(clean).collect();
         let penalty = self.config.repeat_penalty;
         if penalty != 1.0 {
-            let mut recent = history[history.len().saturating_sub(self.config.repeat_window)..].to_vec();
-            recent.sort_unstable();
-            recent.dedup();
-            for token in recent {
+            for token in self.recent(history) {
                 if let Some(logit) = logits.get_mut(token as usize) {
                     *logit = if *logit > 0.0 { *logit / penalty } else { (*logit * penalty).max(f32::MIN) };
                 }

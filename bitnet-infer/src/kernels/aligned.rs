@@ -84,6 +84,21 @@ impl<T: Element> DerefMut for AlignedVec<T> {
     }
 }
 
+/// The bytes of plain numbers.
+pub(crate) fn bytes_of<T: Element>(values: &[T]) -> &[u8] {
+    // SAFETY: the numbers are initialised, have no padding, and any byte is a `u8`.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+}
+
+/// Bytes as plain numbers of this machine; `None` if they do not begin where such a number may, or end within one.
+pub(crate) fn numbers_of<T: Element>(bytes: &[u8]) -> Option<&[T]> {
+    if !bytes.as_ptr().cast::<T>().is_aligned() || !bytes.len().is_multiple_of(size_of::<T>()) {
+        return None;
+    }
+    // SAFETY: the bytes are initialised, as many as whole numbers take and aligned for them; any bits are a `T`.
+    Some(unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size_of::<T>()) })
+}
+
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Line([u8; LINE_BYTES]);
@@ -96,6 +111,17 @@ const HUGE_PAGE_BYTES: usize = 2 << 20;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_are_numbers_where_these_may_stand() {
+        let mut line = AlignedVec::<f32>::zeroed(4);
+        line.copy_from_slice(&[1.0, -2.0, 0.5, 3.0]);
+        let bytes = bytes_of(&line);
+        assert_eq!(numbers_of::<f32>(&bytes[4..]), Some(&[-2.0, 0.5, 3.0][..]));
+        assert_eq!(numbers_of::<f32>(&bytes[2..6]), None);
+        assert_eq!(numbers_of::<f32>(&bytes[..6]), None);
+        assert_eq!(numbers_of::<f16>(&bytes[2..6]).map(<[f16]>::len), Some(2));
+    }
 
     #[test]
     fn starts_on_a_line_and_holds_what_is_written() {

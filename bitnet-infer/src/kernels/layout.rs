@@ -150,26 +150,45 @@ impl CodeMatrix {
     /// If the CPU does not support `kernel`, there are more than [`MAX_COLS`] columns, or the parts differ in columns or
     /// layout.
     pub(crate) fn new(parts: &[&PackedMatrix], kernel: &'static Kernel, ternary: Ternary) -> Self {
-        assert!(kernel.is_supported(), "kernel `{}` on a CPU without its instructions", kernel.name);
         let (layout, cols) = (parts[0].layout(), parts[0].cols());
         assert!(parts.iter().all(|part| (part.layout(), part.cols()) == (layout, cols)), "parts of one kind");
-        assert!(cols <= MAX_COLS, "{cols} columns, at most {MAX_COLS} keep sums in i32");
         let kind = CodeKind::of(layout, ternary, kernel);
         let row_of_part: Vec<_> = parts.iter().flat_map(|part| (0..part.rows()).map(move |row| (part, row))).collect();
-        let rows = row_of_part.len();
+        let unpack = |row: usize, codes: &mut [i8]| {
+            let (part, row) = row_of_part[row];
+            part.unpack_row(row, codes);
+        };
+        Self::from_rows(kind, [row_of_part.len(), cols], kernel, unpack).0
+    }
+
+    /// Takes the codes of each row of `[rows, cols]` from `write`, in no order and on the current pool, and keeps what it
+    /// returns for each row.
+    ///
+    /// # Panics
+    /// If the CPU does not support `kernel` or there are more than [`MAX_COLS`] columns.
+    pub(crate) fn from_rows<N: Copy + Default + Send>(
+        kind: CodeKind,
+        [rows, cols]: [usize; 2],
+        kernel: &'static Kernel,
+        write: impl Fn(usize, &mut [i8]) -> N + Sync,
+    ) -> (Self, Vec<N>) {
+        assert!(kernel.is_supported(), "kernel `{}` on a CPU without its instructions", kernel.name);
+        assert!(cols <= MAX_COLS, "{cols} columns, at most {MAX_COLS} keep sums in i32");
         let blocks = cols.div_ceil(kind.block_cols());
         let (group_rows, group_bytes) = (kernel.group_rows(), blocks * kernel.lanes);
         let mut bytes = AlignedVec::zeroed(rows.div_ceil(group_rows) * group_bytes);
-        bytes.par_chunks_mut(group_bytes.max(1)).enumerate().for_each_init(
+        let mut notes = vec![N::default(); rows];
+        let groups = bytes.par_chunks_mut(group_bytes.max(1)).zip(notes.par_chunks_mut(group_rows)).enumerate();
+        groups.for_each_init(
             || vec![0i8; cols.next_multiple_of(4)],
-            |codes, (group, bytes)| {
-                for (r, (part, row)) in row_of_part[group * group_rows..].iter().take(group_rows).enumerate() {
-                    part.unpack_row(*row, &mut codes[..cols]);
+            |codes, (group, (bytes, notes))| {
+                for (r, note) in notes.iter_mut().enumerate() {
+                    *note = write(group * group_rows + r, &mut codes[..cols]);
                     encode_row(kind, kernel.lanes, codes, cols, r, bytes);
                 }
             },
         );
-        Self { kernel, kind, rows, cols, blocks, bytes }
+        (Self { kernel, kind, rows, cols, blocks, bytes }, notes)
     }
 
     /// A matrix of `u` = 0, its memory written and not only promised, for measuring how fast one is read.

@@ -34,7 +34,7 @@ use half::{bf16, f16};
 
 pub(crate) use aligned::AlignedVec;
 use float::FloatFn;
-pub(crate) use float::{FLOAT_ROWS, FloatStore};
+pub(crate) use float::{FLOAT_PADDING, FLOAT_ROWS, FloatStore, Floats, float_sums};
 use layout::Job;
 pub use layout::{CodeKind, MAX_COLS, Ternary};
 pub(crate) use layout::{CodeMatrix, CodeRows, FloatRows, padded_cols};

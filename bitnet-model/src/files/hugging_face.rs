@@ -57,6 +57,11 @@ impl<'a> WeightReader<'a> {
         self.file.float_matrix(HEAD, self.config.vocab_size, self.config.hidden_size).map(Some)
     }
 
+    /// The names of the float matrices outside the blocks, `[vocab, hidden]` each: embedding, and head unless it is tied.
+    pub fn table_names(&self) -> (&'static str, Option<&'static str>) {
+        (EMBEDDING, (!self.config.tie_word_embeddings).then_some(HEAD))
+    }
+
     /// The norm before the head, `[hidden]`.
     pub fn final_norm(&self) -> Result<Vec<f32>> {
         self.file.float_vector(FINAL_NORM, self.config.hidden_size)

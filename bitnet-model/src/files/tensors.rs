@@ -8,7 +8,7 @@ use half::{bf16, f16};
 use safetensors::tensor::{SafeTensors, TensorView, View};
 
 use crate::error::{Error, Result};
-use crate::weights::{FloatData, FloatMatrix};
+use crate::weights::{FloatData, FloatMatrix, FloatType};
 
 pub use safetensors::Dtype;
 
@@ -67,6 +67,20 @@ impl<'a> TensorFile<'a> {
         Ok(FloatMatrix { rows, cols, data })
     }
 
+    /// The bytes of a float matrix of `[rows, cols]` (f32, f16 or bf16) and their type. The numbers are not looked at.
+    ///
+    /// # Errors
+    /// If it is missing or of another type or shape.
+    pub fn float_bytes(&self, name: &str, rows: usize, cols: usize) -> Result<FloatBytes<'a>> {
+        let view = self.shaped(name, &[rows, cols])?;
+        Ok(FloatBytes { float_type: self.float_type(name, &view)?, bytes: view.data() })
+    }
+
+    /// The complaint about a number at `index` of a tensor that is NaN or infinite.
+    pub fn not_finite(&self, name: &str, index: usize) -> Error {
+        Error::tensor(&self.origin, name, format!("holds NaN or infinity at element {index}"))
+    }
+
     /// A float vector of `len`, as f32.
     ///
     /// # Errors
@@ -97,28 +111,66 @@ impl<'a> TensorFile<'a> {
         Ok(view)
     }
 
+    fn float_type(&self, name: &str, view: &TensorView) -> Result<FloatType> {
+        match view.dtype() {
+            Dtype::F32 => Ok(FloatType::F32),
+            Dtype::F16 => Ok(FloatType::F16),
+            Dtype::BF16 => Ok(FloatType::Bf16),
+            other => Err(Error::tensor(&self.origin, name, format!("is {other:?}, expected F32, F16 or BF16"))),
+        }
+    }
+
     fn floats(&self, name: &str, view: &TensorView) -> Result<FloatData> {
-        let data = view.data();
-        let two = |b: &[u8]| [b[0], b[1]];
-        let floats = match view.dtype() {
-            Dtype::F32 => {
-                FloatData::F32(data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
-            }
-            Dtype::F16 => FloatData::F16(data.chunks_exact(2).map(|b| f16::from_le_bytes(two(b))).collect()),
-            Dtype::BF16 => FloatData::Bf16(data.chunks_exact(2).map(|b| bf16::from_le_bytes(two(b))).collect()),
-            other => return Err(Error::tensor(&self.origin, name, format!("is {other:?}, expected F32, F16 or BF16"))),
-        };
-        let bad = match &floats {
-            FloatData::F32(v) => v.iter().position(|v| !v.is_finite()),
-            FloatData::F16(v) => v.iter().position(|v| !v.is_finite()),
-            FloatData::Bf16(v) => v.iter().position(|v| !v.is_finite()),
-        };
-        match bad {
-            Some(i) => Err(Error::tensor(&self.origin, name, format!("holds NaN or infinity at element {i}"))),
-            None => Ok(floats),
+        let floats = FloatBytes { float_type: self.float_type(name, view)?, bytes: view.data() };
+        match floats.first_not_finite() {
+            Some(index) => Err(self.not_finite(name, index)),
+            None => Ok(floats.to_data()),
         }
     }
 }
+
+/// Floats as a file holds them: little-endian, at any address.
+#[derive(Clone, Copy, Debug)]
+pub struct FloatBytes<'a> {
+    /// Their type.
+    pub float_type: FloatType,
+    /// Their bytes, a whole number of floats.
+    pub bytes: &'a [u8],
+}
+
+impl FloatBytes<'_> {
+    /// The index of the first number that is NaN or infinite.
+    pub fn first_not_finite(&self) -> Option<usize> {
+        // All bits of the exponent are set. A loop without an exit tests many numbers at a time; only bad files go on.
+        fn find<T: Copy>(numbers: &[T], is_bad: impl Fn(T) -> bool) -> Option<usize> {
+            let any = |chunk: &[T]| chunk.iter().fold(false, |any, &number| any | is_bad(number));
+            let start = numbers.chunks(FINITE_CHUNK).position(any)? * FINITE_CHUNK;
+            numbers[start..].iter().position(|&number| is_bad(number)).map(|at| start + at)
+        }
+        let two = |mask: u16| move |number| u16::from_le_bytes(number) & mask == mask;
+        let mask = 0x7f80_0000;
+        match self.float_type {
+            FloatType::F32 => find(self.bytes.as_chunks::<4>().0, |number| u32::from_le_bytes(number) & mask == mask),
+            FloatType::F16 => find(self.bytes.as_chunks::<2>().0, two(0x7c00)),
+            FloatType::Bf16 => find(self.bytes.as_chunks::<2>().0, two(0x7f80)),
+        }
+    }
+
+    /// A copy of the numbers.
+    pub fn to_data(&self) -> FloatData {
+        let twos = self.bytes.as_chunks::<2>().0.iter();
+        match self.float_type {
+            FloatType::F32 => {
+                FloatData::F32(self.bytes.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect())
+            }
+            FloatType::F16 => FloatData::F16(twos.map(|&b| f16::from_le_bytes(b)).collect()),
+            FloatType::Bf16 => FloatData::Bf16(twos.map(|&b| bf16::from_le_bytes(b)).collect()),
+        }
+    }
+}
+
+/// Numbers tested before asking whether one was bad.
+const FINITE_CHUNK: usize = 4096;
 
 /// A tensor to be written.
 #[derive(Clone, Debug, PartialEq)]

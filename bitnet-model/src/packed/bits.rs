@@ -39,6 +39,10 @@ pub(super) fn unpack_row<const BITS: usize>(
 
 /// The first place, if any, where a row that exists holds the code 3.
 pub(super) fn find_ternary_code_3(rows: usize, cols: usize, bytes: &[u8]) -> Option<(usize, usize)> {
+    // Nearly always there is none, rows that do not exist included, and a loop without an exit says so many bytes at a time.
+    if bytes.iter().fold(0, |found, byte| found | (byte & (byte >> 1))) & 0b0101_0101 == 0 {
+        return None;
+    }
     let stride = rows.div_ceil(4);
     let position = bytes.iter().enumerate().find_map(|(i, &byte)| {
         let both = byte & (byte >> 1) & 0b0101_0101;

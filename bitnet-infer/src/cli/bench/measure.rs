@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::Result;
 use serde::Serialize;
 
-use bitnet_infer::engine::{KvCache, KvType, Model, Op, Profile, Sequence, argmax};
+use bitnet_infer::engine::{KvCache, KvType, Model, Op, Profile, Sequence, Wanted, argmax};
 
 /// What one test measured.
 #[derive(Serialize)]
@@ -101,7 +101,11 @@ fn step(model: &Model, batch: &mut [Sequence], profile: &mut Profile) -> Result<
         row += sequence.tokens.len();
         last.extend_from_slice(&hidden[(row - 1) * h..row * h]);
     }
-    let logits = profile.time(Op::Head, || model.logits(&last));
+    let logits = profile.time(Op::Head, || match batch {
+        // As generation asks for them: a screened head then computes few.
+        [_] => model.next_logits(&last, &Wanted::Largest { count: 1, also: Vec::new() }).logits,
+        _ => model.logits(&last),
+    });
     Ok(logits.chunks(model.config().vocab_size).map(argmax).collect())
 }
 

@@ -9,8 +9,9 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 
-use bitnet_infer::engine::{Arrangement, KvType, Model, RandomModel};
+use bitnet_infer::engine::{Arrangement, HeadFormat, KvType, Model, RandomModel};
 use bitnet_model::config::{Quantization, Storage};
+use bitnet_model::files::hugging_face;
 use bitnet_model::weights::FloatType;
 
 use machine::Machine;
@@ -33,14 +34,17 @@ pub struct Args {
     #[arg(long, value_name = "NAME", default_value = "125m")]
     shape: String,
     /// Measure this model folder instead of random weights
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["shape", "weights", "head", "hidden", "layers", "ffn", "heads", "kv_heads", "vocab"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["shape", "weights", "floats", "hidden", "write", "layers", "ffn", "heads", "kv_heads", "vocab"])]
     model: Option<PathBuf>,
     /// Weights: ternary, binary, int8, int4, or none for floats (then activations are floats too)
     #[arg(long, value_name = "SCHEME", default_value = "ternary")]
     weights: String,
     /// Type of embedding, head and float weights: f16, bf16, f32
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = ["f16", "bf16", "f32"])]
-    head: String,
+    floats: String,
+    /// How logits are computed: stored (as the type of the head), int8, int4, exact
+    #[arg(long, value_name = "FORMAT", default_value_t)]
+    head: HeadFormat,
     /// Replaces the shape's hidden size
     #[arg(long, value_name = "N")]
     hidden: Option<usize>,
@@ -74,6 +78,9 @@ pub struct Args {
     /// Measurements, of which the median counts
     #[arg(long, value_name = "N", default_value_t = 3)]
     repeats: usize,
+    /// Write the random model to this folder instead of measuring it
+    #[arg(long, value_name = "DIR")]
+    write: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -87,11 +94,15 @@ pub fn run(args: &Args, arrangement: Arrangement) -> Result<()> {
     if [&args.prompt[..], &args.batch, &[args.generate, args.repeats]].concat().contains(&0) {
         bail!("--prompt, --generate, --batch and --repeats must be at least 1");
     }
+    if let Some(folder) = &args.write {
+        return Ok(hugging_face::write(folder, &args.random()?.parts()?)?);
+    }
     let started = Instant::now();
     let model = match &args.model {
         Some(folder) => super::open(folder, arrangement)?.model,
         None => args.random()?.build(arrangement)?,
     };
+    let model = model.with_head(args.head);
     let report = args.measure(&model, started.elapsed().as_secs_f64())?;
     if args.json {
         return output::print_json(&report);
@@ -125,7 +136,7 @@ impl Args {
         let activations = if self.weights == "none" { "none" } else { "int8" };
         config.quantization = Quantization::by_name(&self.weights, activations).map_err(anyhow::Error::msg)?;
         config.storage = if self.weights == "none" { Storage::Float } else { Storage::Packed };
-        random.float_type = match self.head.as_str() {
+        random.float_type = match self.floats.as_str() {
             "f32" => FloatType::F32,
             "bf16" => FloatType::Bf16,
             _ => FloatType::F16,
@@ -150,6 +161,7 @@ impl Args {
             ternary: model.ternary().map(|choice| choice.to_string()),
             kv: self.kv,
             load_seconds,
+            head: model.head_format(),
             peak_memory_bytes: peak_memory(),
             machine: Machine::measure(model)?,
             rows,

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use bitnet_infer::engine::KvType;
+use bitnet_infer::engine::{HeadFormat, KvType};
 
 use super::machine::Machine;
 use super::measure::Row;
@@ -19,6 +19,7 @@ pub struct Report {
     pub weight_bytes_per_token: usize,
     /// How ternary codes are held; null for a model that has none.
     pub ternary: Option<String>,
+    pub head: HeadFormat,
     pub kv: KvType,
     pub load_seconds: f64,
     /// The most memory that the process has held, where the system tells it.
@@ -36,7 +37,7 @@ impl Report {
             "model    {} ({} parameters), {}, ready in {:.1} s{}\n\
              machine  {}, threads {}, kernel {}{}\n\
              limits   {:.1} GB/s read from memory; {:.0} GMAC/s on weights in cache\n\
-             weights  {} read for every decoded token; keys and values in {}\n\n\
+             weights  {} read for every decoded token; head {}; keys and values in {}\n\n\
              {:<12}{:>10}{:>10}{:>12}{:>10}{:>14}\n",
             self.model,
             output::count(self.parameters),
@@ -50,6 +51,7 @@ impl Report {
             machine.read_gb_per_s,
             machine.kernel_gmac_per_s,
             output::bytes(self.weight_bytes_per_token),
+            self.head,
             self.kv,
             "test",
             "tok/s",

@@ -1,0 +1,116 @@
+//! A float matrix that is only read, in its stored type: the embedding and the head.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bitnet_model::files::tensors::FloatBytes;
+use bitnet_model::weights::{FloatData, FloatMatrix, FloatType};
+
+use super::mmap::MappedFile;
+use crate::kernels::Floats;
+
+/// A `[rows, cols]` float matrix, in memory or where it stands in a mapped file. A mapped one costs no copy, and pages that
+/// are not read take no memory.
+pub(super) struct Table {
+    rows: usize,
+    cols: usize,
+    float_type: FloatType,
+    source: Source,
+}
+
+/// Invariant: the bytes are whole numbers of this machine, where they may stand, `rows * cols` of them.
+enum Source {
+    Memory(FloatData),
+    Mapped { file: Arc<MappedFile>, range: Range<usize> },
+}
+
+impl Table {
+    /// Takes a matrix in memory.
+    pub fn new(matrix: FloatMatrix) -> Self {
+        let (rows, cols, float_type) = (matrix.rows, matrix.cols, matrix.float_type());
+        Self { rows, cols, float_type, source: Source::Memory(matrix.data) }
+    }
+
+    /// The matrix that `floats`, a part of `file`, holds. It is copied only if this machine cannot read it in place
+    /// (another byte order, or an odd address).
+    ///
+    /// # Panics
+    /// If `floats` is not `rows * cols` numbers within `file`.
+    pub fn mapped(file: &Arc<MappedFile>, floats: FloatBytes, rows: usize, cols: usize) -> Self {
+        let FloatBytes { float_type, bytes } = floats;
+        if cfg!(target_endian = "big") || Floats::of_bytes(float_type, bytes).is_none() {
+            return Self::new(FloatMatrix { rows, cols, data: floats.to_data() });
+        }
+        let start = bytes.as_ptr().addr() - file.bytes().as_ptr().addr();
+        let range = start..start + bytes.len();
+        assert!(
+            range.end <= file.bytes().len() && bytes.len() == rows * cols * size_of_one(float_type),
+            "the file's own"
+        );
+        Self { rows, cols, float_type, source: Source::Mapped { file: Arc::clone(file), range } }
+    }
+
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    pub fn byte_count(&self) -> usize {
+        self.bytes().len()
+    }
+
+    /// Bytes of a number.
+    pub fn number_bytes(&self) -> usize {
+        size_of_one(self.float_type)
+    }
+
+    pub fn float_type(&self) -> FloatType {
+        self.float_type
+    }
+
+    /// The bytes of a row, in this machine's order.
+    pub fn row_bytes(&self, row: usize) -> &[u8] {
+        self.part(row * self.cols..(row + 1) * self.cols)
+    }
+
+    /// The numbers of some rows.
+    pub fn floats(&self, rows: Range<usize>) -> Floats<'_> {
+        let part = self.part(rows.start * self.cols..rows.end * self.cols);
+        Floats::of_bytes(self.float_type, part).expect("the invariant")
+    }
+
+    /// Writes columns `cols` of `row` into `out` as f32.
+    ///
+    /// # Panics
+    /// If there is no such row or column, or `out` has another length.
+    pub fn row_to_f32(&self, row: usize, cols: Range<usize>, out: &mut [f32]) {
+        assert!(cols.end <= self.cols, "columns {cols:?} of {}", self.cols);
+        let part = self.part(row * self.cols + cols.start..row * self.cols + cols.end);
+        Floats::of_bytes(self.float_type, part).expect("the invariant").to_f32(out);
+    }
+
+    fn part(&self, numbers: Range<usize>) -> &[u8] {
+        &self.bytes()[numbers.start * self.number_bytes()..numbers.end * self.number_bytes()]
+    }
+
+    /// Lets the system take back the memory of a mapped table; it is read again when it is touched.
+    pub fn release(&self) {
+        if let Source::Mapped { file, range } = &self.source {
+            file.release(range.clone());
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match &self.source {
+            Source::Memory(data) => Floats::bytes_of(data),
+            Source::Mapped { file, range } => &file.bytes()[range.clone()],
+        }
+    }
+}
+
+fn size_of_one(float_type: FloatType) -> usize {
+    if float_type == FloatType::F32 { 4 } else { 2 }
+}
