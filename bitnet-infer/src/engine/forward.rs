@@ -16,7 +16,7 @@ use crate::linear::Activations;
 
 /// Rows that go through the blocks together at most; longer batches are cut. Large enough to make the matrix products
 /// worth their loading of weights, small enough to keep the intermediate results in a core's cache.
-const MAX_ROWS: usize = 512;
+const MAX_ROWS: usize = 256;
 
 /// Which positions' logits a caller wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -91,8 +91,18 @@ impl Head {
         Self { kernel, table, form: Form::Stored }
     }
 
-    /// The same weights in another form, on the current pool.
-    pub fn with_format(self, format: HeadFormat) -> Self {
+    /// The table of stored weights.
+    pub fn table(&self) -> &Arc<Table> {
+        &self.table
+    }
+
+    /// The same weights in another form, on the current pool. A stored head is copied from a mapped file into memory.
+    pub fn with_format(mut self, format: HeadFormat) -> Self {
+        if format == HeadFormat::Stored
+            && let Some(copy) = self.table.copied()
+        {
+            self.table = Arc::new(copy);
+        }
         let (table, kernel) = (&self.table, self.kernel);
         let form = match format {
             HeadFormat::Stored => Form::Stored,

@@ -111,7 +111,11 @@ impl Model {
 
     /// Changes how the head is computed. The stored head is as a loaded model has it.
     pub fn with_head(mut self, format: HeadFormat) -> Self {
+        let tied = Arc::ptr_eq(self.head.table(), &self.embedding);
         self.head = self.head.with_format(format);
+        if tied {
+            self.embedding = Arc::clone(self.head.table());
+        }
         self
     }
 

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use bitnet_model::files::tensors::FloatBytes;
 use bitnet_model::weights::{FloatData, FloatMatrix, FloatType};
+use rayon::prelude::*;
 
 use super::mmap::MappedFile;
-use crate::kernels::Floats;
+use crate::kernels::{AlignedVec, Floats};
 
 /// A `[rows, cols]` float matrix, in memory or where it stands in a mapped file. A mapped one costs no copy, and pages that
 /// are not read take no memory.
@@ -21,7 +22,12 @@ pub(super) struct Table {
 /// Invariant: the bytes are whole numbers of this machine, where they may stand, `rows * cols` of them.
 enum Source {
     Memory(FloatData),
-    Mapped { file: Arc<MappedFile>, range: Range<usize> },
+    /// A copy of what a file holds.
+    Copied(AlignedVec<u8>),
+    Mapped {
+        file: Arc<MappedFile>,
+        range: Range<usize>,
+    },
 }
 
 impl Table {
@@ -48,6 +54,19 @@ impl Table {
             "the file's own"
         );
         Self { rows, cols, float_type, source: Source::Mapped { file: Arc::clone(file), range } }
+    }
+
+    /// A mapped table as a copy in memory, for one that is read from end to end for every token: the pages of a file are
+    /// small, and slower to read (see [`AlignedVec::in_huge_pages`]).
+    pub fn copied(&self) -> Option<Self> {
+        let Source::Mapped { .. } = &self.source else { return None };
+        let mut copy = AlignedVec::in_huge_pages(self.byte_count());
+        copy.par_chunks_mut(COPIED_BYTES).zip(self.bytes().par_chunks(COPIED_BYTES)).for_each(|(to, from)| {
+            to.copy_from_slice(from);
+            // As it is copied, or both would be in memory together.
+            self.release();
+        });
+        Some(Self { source: Source::Copied(copy), ..*self })
     }
 
     pub fn rows(&self) -> usize {
@@ -106,10 +125,14 @@ impl Table {
     fn bytes(&self) -> &[u8] {
         match &self.source {
             Source::Memory(data) => Floats::bytes_of(data),
+            Source::Copied(bytes) => bytes,
             Source::Mapped { file, range } => &file.bytes()[range.clone()],
         }
     }
 }
+
+/// Bytes that one thread copies at a time.
+const COPIED_BYTES: usize = 4 << 20;
 
 fn size_of_one(float_type: FloatType) -> usize {
     if float_type == FloatType::F32 { 4 } else { 2 }

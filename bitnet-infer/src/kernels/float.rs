@@ -163,7 +163,7 @@ fn padded<'a, W: Element>(
     stride: usize,
     values: impl Fn(&'a FloatMatrix) -> &'a [W],
 ) -> AlignedVec<W> {
-    let mut out = AlignedVec::zeroed(rows.next_multiple_of(FLOAT_ROWS) * stride);
+    let mut out = AlignedVec::in_huge_pages(rows.next_multiple_of(FLOAT_ROWS) * stride);
     let rows = parts.iter().flat_map(|part| values(part).chunks(part.cols.max(1)));
     for (out, row) in out.chunks_mut(stride.max(1)).zip(rows) {
         out[..row.len()].copy_from_slice(row);

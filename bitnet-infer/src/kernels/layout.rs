@@ -176,7 +176,7 @@ impl CodeMatrix {
         assert!(cols <= MAX_COLS, "{cols} columns, at most {MAX_COLS} keep sums in i32");
         let blocks = cols.div_ceil(kind.block_cols());
         let (group_rows, group_bytes) = (kernel.group_rows(), blocks * kernel.lanes);
-        let mut bytes = AlignedVec::zeroed(rows.div_ceil(group_rows) * group_bytes);
+        let mut bytes = AlignedVec::in_huge_pages(rows.div_ceil(group_rows) * group_bytes);
         let mut notes = vec![N::default(); rows];
         let groups = bytes.par_chunks_mut(group_bytes.max(1)).zip(notes.par_chunks_mut(group_rows)).enumerate();
         groups.for_each_init(
@@ -199,7 +199,7 @@ impl CodeMatrix {
         assert!(kernel.is_supported() && cols <= MAX_COLS, "{cols} columns for kernel `{}`", kernel.name);
         let kind = CodeKind::of(Layout::TwoBit, ternary, kernel);
         let blocks = cols.div_ceil(kind.block_cols());
-        let mut bytes = AlignedVec::zeroed(rows.div_ceil(kernel.group_rows()) * blocks * kernel.lanes);
+        let mut bytes = AlignedVec::in_huge_pages(rows.div_ceil(kernel.group_rows()) * blocks * kernel.lanes);
         bytes.par_chunks_mut(1 << 20).for_each(|bytes| bytes.fill(0));
         Self { kernel, kind, rows, cols, blocks, bytes }
     }
