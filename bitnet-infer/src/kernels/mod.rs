@@ -18,6 +18,14 @@ mod avx512vnni;
 mod conformance;
 mod float;
 mod layout;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neon_dot;
+#[cfg(target_arch = "aarch64")]
+mod neon_float;
+#[cfg(target_arch = "aarch64")]
+mod neon_i8mm;
 mod scalar;
 
 use std::sync::OnceLock;
@@ -77,6 +85,12 @@ pub static KERNELS: &[&Kernel] = &[
     &avx2::KERNEL,
     #[cfg(target_arch = "x86_64")]
     &avx512vnni::KERNEL,
+    #[cfg(target_arch = "aarch64")]
+    &neon::KERNEL,
+    #[cfg(target_arch = "aarch64")]
+    &neon_dot::KERNEL,
+    #[cfg(target_arch = "aarch64")]
+    &neon_i8mm::KERNEL,
 ];
 
 /// The kernels this CPU can run, slowest first.
