@@ -4,9 +4,9 @@
 //! for four groups of 4 rows g together, for two (or one) tokens t together; for each block:
 //!     v[g] = 16 bytes of group g
 //!     for each slot i of a byte:
-//!         u[g] = v[g] & mask; v[g] >>= bits                    (once for all tokens)
-//!         four = broadcast(four codes of x[t])
-//!         acc[g][t][half] = smlal(acc[g][t][half], half of u[g], half of four)
+//!         four[t] = broadcast(four codes of x[t])
+//!         u = v[g] & mask; v[g] >>= bits                       (once for all tokens)
+//!         acc[g][t][half] = smlal(acc[g][t][half], half of u, half of four[t])
 //!     after WIDEN blocks: sum[g][t][half] = sadalp(sum[g][t][half], acc[g][t][half])
 //! ```
 //!
@@ -110,12 +110,13 @@ impl<const BITS: i32, const WIDEN: usize, const SLOTS: usize> Product<SLOTS> for
             for block in 0..end - start {
                 let mut v = load_blocks(groups, block);
                 for slot in 0..SLOTS {
-                    let u = next_codes::<BITS, G>(&mut v);
-                    for (x, acc) in x.iter().zip(&mut acc) {
-                        let four = broadcast(x[block][slot]);
-                        for ([low, high], u) in acc.iter_mut().zip(u) {
-                            *low = vmlal_s8(*low, vget_low_s8(u), vget_low_s8(four));
-                            *high = vmlal_high_s8(*high, u, four);
+                    let fours = broadcasts(x, block, slot);
+                    for (g, v) in v.iter_mut().enumerate() {
+                        let u = next_codes::<BITS>(v);
+                        for (four, acc) in fours.iter().zip(&mut acc) {
+                            let [low, high] = &mut acc[g];
+                            *low = vmlal_s8(*low, vget_low_s8(u), vget_low_s8(*four));
+                            *high = vmlal_high_s8(*high, u, *four);
                         }
                     }
                 }
@@ -144,16 +145,18 @@ impl Product<1> for Wide {
         let (groups, x) = (groups.map(|group| &group[..blocks]), x.map(|x| &x[..blocks]));
         let mut sums = [[[vdupq_n_s32(0); ROWS]; G]; T];
         for block in 0..blocks {
-            let x = x.map(|x| vmovl_s8(vget_low_s8(broadcast(x[block][0]))));
-            for (g, v) in load_blocks(groups, block).into_iter().enumerate() {
-                let u01 = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(v)));
-                let u23 = vreinterpretq_s16_u16(vmovl_high_u8(v));
-                for (x, sums) in x.into_iter().zip(&mut sums) {
+            let fours = broadcasts(x, block, 0);
+            let v = load_blocks(groups, block);
+            for (g, v) in v.iter().enumerate() {
+                let u01 = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(*v)));
+                let u23 = vreinterpretq_s16_u16(vmovl_high_u8(*v));
+                for (four, sums) in fours.iter().zip(&mut sums) {
+                    let four = vmovl_s8(vget_low_s8(*four));
                     let [r0, r1, r2, r3] = &mut sums[g];
-                    *r0 = vmlal_s16(*r0, vget_low_s16(u01), vget_low_s16(x));
-                    *r1 = vmlal_high_s16(*r1, u01, x);
-                    *r2 = vmlal_s16(*r2, vget_low_s16(u23), vget_low_s16(x));
-                    *r3 = vmlal_high_s16(*r3, u23, x);
+                    *r0 = vmlal_s16(*r0, vget_low_s16(u01), vget_low_s16(four));
+                    *r1 = vmlal_high_s16(*r1, u01, four);
+                    *r2 = vmlal_s16(*r2, vget_low_s16(u23), vget_low_s16(four));
+                    *r3 = vmlal_high_s16(*r3, u23, four);
                 }
             }
         }
@@ -235,28 +238,39 @@ fn add_tile<P: Product<SLOTS>, const SLOTS: usize, const G: usize, const T: usiz
 /// The next code of each byte, from the lowest bits up.
 #[inline]
 #[target_feature(enable = "neon")]
-pub(super) fn next_codes<const BITS: i32, const G: usize>(v: &mut [uint8x16_t; G]) -> [int8x16_t; G] {
-    let mask = vdupq_n_u8(((1u16 << BITS) - 1) as u8);
-    let u = v.map(|v| vreinterpretq_s8_u8(vandq_u8(v, mask)));
-    *v = v.map(|v| vshrq_n_u8::<BITS>(v));
-    u
+pub(super) fn next_codes<const BITS: i32>(v: &mut uint8x16_t) -> int8x16_t {
+    let u = vandq_u8(*v, vdupq_n_u8(((1u16 << BITS) - 1) as u8));
+    *v = vshrq_n_u8::<BITS>(*v);
+    vreinterpretq_s8_u8(u)
 }
 
+/// One block of each group. (`map` on an array would keep it in memory; loops leave it in registers.)
 #[inline]
 #[target_feature(enable = "neon")]
 pub(super) fn load_blocks<const G: usize>(groups: [&[Block]; G], block: usize) -> [uint8x16_t; G] {
-    groups.map(|group| {
+    let mut v = [vdupq_n_u8(0); G];
+    for (v, group) in v.iter_mut().zip(groups) {
         let bytes = &group[block];
         // SAFETY: 16 bytes are readable; the load needs no alignment.
-        unsafe { vld1q_u8(bytes.as_ptr()) }
-    })
+        *v = unsafe { vld1q_u8(bytes.as_ptr()) };
+    }
+    v
 }
 
-/// Four codes in all lanes.
+/// Four activation codes of each token, in all lanes.
 #[inline]
 #[target_feature(enable = "neon")]
-pub(super) fn broadcast(four: [i8; 4]) -> int8x16_t {
-    vreinterpretq_s8_s32(vdupq_n_s32(i32::from_le_bytes(four.map(|code| code as u8))))
+pub(super) fn broadcasts<const SLOTS: usize, const T: usize>(
+    x: [&[[[i8; 4]; SLOTS]]; T],
+    block: usize,
+    slot: usize,
+) -> [int8x16_t; T] {
+    let mut fours = [vdupq_n_s8(0); T];
+    for (four, x) in fours.iter_mut().zip(x) {
+        let codes = x[block][slot].map(|code| code as u8);
+        *four = vreinterpretq_s8_s32(vdupq_n_s32(i32::from_le_bytes(codes)));
+    }
+    fours
 }
 
 /// A vector of codes.

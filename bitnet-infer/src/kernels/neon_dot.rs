@@ -4,8 +4,9 @@
 //! for four groups of 4 rows g together, for four (or two, one) tokens t together; for each block:
 //!     v[g] = 16 bytes of group g
 //!     for each slot i of a byte:
-//!         u[g] = v[g] & mask; v[g] >>= bits                    (once for all tokens)
-//!         sum[g][t] = sdot(sum[g][t], u[g], broadcast(four codes of x[t]))
+//!         four[t] = broadcast(four codes of x[t])
+//!         u = v[g] & mask; v[g] >>= bits                       (once for all tokens)
+//!         sum[g][t] = sdot(sum[g][t], u, four[t])
 //! ```
 //!
 //! The block is that of [`super::neon`].
@@ -21,7 +22,7 @@ use std::arch::aarch64::*;
 use std::arch::{asm, is_aarch64_feature_detected};
 
 use super::layout::Job;
-use super::neon::{self, Block, Product, broadcast, load_blocks, next_codes};
+use super::neon::{self, Block, Product, broadcasts, load_blocks, next_codes};
 use super::{Kernel, neon_float, scalar};
 
 /// Cortex-A55, A75 and later, Neoverse, Apple A13 and M1.
@@ -81,12 +82,12 @@ impl<const BITS: i32, const SLOTS: usize> Product<SLOTS> for Dot<BITS> {
         for block in 0..blocks {
             let mut v = load_blocks(groups, block);
             for slot in 0..SLOTS {
-                let u = signed_codes::<BITS, G>(&mut v);
                 let chain = if T == 1 { slot % 2 } else { 0 };
-                for (x, sums) in x.iter().zip(&mut sums) {
-                    let four = broadcast(x[block][slot]);
-                    for (sum, u) in sums[chain].iter_mut().zip(u) {
-                        *sum = sdot(*sum, u, four);
+                let fours = broadcasts(x, block, slot);
+                for (g, v) in v.iter_mut().enumerate() {
+                    let u = signed_codes::<BITS>(v);
+                    for (four, sums) in fours.iter().zip(&mut sums) {
+                        sums[chain][g] = sdot(sums[chain][g], u, *four);
                     }
                 }
             }
@@ -103,8 +104,11 @@ pub(super) const fn offset(bits: i32) -> i32 {
 /// The next code of each byte, less [`offset`].
 #[inline]
 #[target_feature(enable = "neon")]
-pub(super) fn signed_codes<const BITS: i32, const G: usize>(v: &mut [uint8x16_t; G]) -> [int8x16_t; G] {
-    if BITS == 8 { v.map(|v| vreinterpretq_s8_u8(veorq_u8(v, vdupq_n_u8(128)))) } else { next_codes::<BITS, G>(v) }
+pub(super) fn signed_codes<const BITS: i32>(v: &mut uint8x16_t) -> int8x16_t {
+    if BITS == 8 {
+        return vreinterpretq_s8_u8(veorq_u8(*v, vdupq_n_u8(128)));
+    }
+    next_codes::<BITS>(v)
 }
 
 /// `sum + a * b`, four products to a lane. `vdotq_s32` is this instruction, but not stable yet.

@@ -53,18 +53,23 @@ fn tile<W: Weight, const T: usize>(
     x: [&[[f32; LANES]]; T],
 ) -> [[f32; FLOAT_ROWS]; T] {
     let steps = rows[0].len();
-    let (rows, x) = (rows.map(|row| &row[..steps]), x.map(|x| &x[..steps]));
+    let (mut rows, mut x) = (rows, x);
+    rows.iter_mut().for_each(|row| *row = &row[..steps]);
+    x.iter_mut().for_each(|x| *x = &x[..steps]);
     let mut sums = [[[vdupq_n_f32(0.0); 2]; FLOAT_ROWS]; T];
     for i in 0..steps {
-        // SAFETY: this function has the feature.
-        let x = x.map(|x| unsafe { f32::load(&x[i]) });
+        let mut x_i = [[vdupq_n_f32(0.0); 2]; T];
+        for (x_i, x) in x_i.iter_mut().zip(x) {
+            // SAFETY: this function has the feature.
+            *x_i = unsafe { f32::load(&x[i]) };
+        }
         for (r, row) in rows.iter().enumerate() {
             // SAFETY: this function has the feature.
             let w = unsafe { W::load(&row[i]) };
-            for (x, sums) in x.iter().zip(&mut sums) {
-                for ((sum, w), x) in sums[r].iter_mut().zip(w).zip(x) {
-                    *sum = vfmaq_f32(*sum, w, *x);
-                }
+            for (x, sums) in x_i.iter().zip(&mut sums) {
+                let [low, high] = &mut sums[r];
+                *low = vfmaq_f32(*low, w[0], x[0]);
+                *high = vfmaq_f32(*high, w[1], x[1]);
             }
         }
     }
@@ -105,7 +110,8 @@ impl Weight for bf16 {
         // SAFETY: a `bf16` is a transparent `u16`, so 16 bytes are readable; the load needs no alignment.
         let bits = unsafe { vld1q_u16(values.as_ptr().cast()) };
         // A bf16 is the upper half of an f32.
-        [vshll_n_u16::<16>(vget_low_u16(bits)), vshll_high_n_u16::<16>(bits)].map(|bits| vreinterpretq_f32_u32(bits))
+        let (low, high) = (vshll_n_u16::<16>(vget_low_u16(bits)), vshll_high_n_u16::<16>(bits));
+        [vreinterpretq_f32_u32(low), vreinterpretq_f32_u32(high)]
     }
 }
 

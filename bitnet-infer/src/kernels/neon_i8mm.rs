@@ -85,23 +85,32 @@ impl<const BITS: i32, const SLOTS: usize> Product<SLOTS> for Matrix<BITS> {
             return unsafe { Dot::<BITS>::tile::<G, T>(groups, x) };
         }
         let blocks = groups[0].len();
-        let (groups, x) = (groups.map(|group| &group[..blocks]), x.map(|x| &x[..blocks]));
+        let (mut groups, mut x) = (groups, x);
+        groups.iter_mut().for_each(|group| *group = &group[..blocks]);
+        x.iter_mut().for_each(|x| *x = &x[..blocks]);
         // `sums[2p + half]` belongs to half the rows and to tokens 2p and 2p + 1.
         let mut sums = [[vdupq_n_s32(0); G]; T];
-        let pairs = x.map(|x| x.as_flattened().as_chunks::<2>().0);
         if SLOTS == 1 {
+            // Two blocks hold eight columns.
+            let mut pairs = [&[][..]; T];
+            pairs.iter_mut().zip(x).for_each(|(pairs, x)| *pairs = &x.as_flattened().as_chunks().0[..blocks / 2]);
             for pair in 0..blocks / 2 {
-                let u = signed_codes::<BITS, G>(&mut load_blocks(groups, 2 * pair));
-                let w = signed_codes::<BITS, G>(&mut load_blocks(groups, 2 * pair + 1));
-                add_products(&mut sums, u, w, pairs.map(|x| &x[pair]));
+                let mut eights = [vdup_n_s8(0); T];
+                for (eight, x) in eights.iter_mut().zip(pairs) {
+                    *eight = load_eight(&x[pair]);
+                }
+                let (mut v, mut w) = (load_blocks(groups, 2 * pair), load_blocks(groups, 2 * pair + 1));
+                add_products::<BITS, G, T>(&mut sums, &mut v, Some(&mut w), eights);
             }
         } else {
             for block in 0..blocks {
                 let mut v = load_blocks(groups, block);
                 for pair in 0..SLOTS / 2 {
-                    let u = signed_codes::<BITS, G>(&mut v);
-                    let w = signed_codes::<BITS, G>(&mut v);
-                    add_products(&mut sums, u, w, pairs.map(|x| &x[block * (SLOTS / 2) + pair]));
+                    let mut eights = [vdup_n_s8(0); T];
+                    for (eight, x) in eights.iter_mut().zip(x) {
+                        *eight = load_eight(&x[block].as_chunks().0[pair]);
+                    }
+                    add_products::<BITS, G, T>(&mut sums, &mut v, None, eights);
                 }
             }
         }
@@ -124,29 +133,34 @@ impl<const BITS: i32, const SLOTS: usize> Product<SLOTS> for Matrix<BITS> {
     }
 }
 
-/// Eight columns: four with the codes `u`, four with `w`.
+/// Adds the products of eight columns: the next codes of `v`, and the next of `w`, or of `v` again if there is no `w`.
 #[inline]
 #[target_feature(enable = "neon,i8mm")]
-fn add_products<const G: usize, const T: usize>(
+fn add_products<const BITS: i32, const G: usize, const T: usize>(
     sums: &mut [[int32x4_t; G]; T],
-    u: [int8x16_t; G],
-    w: [int8x16_t; G],
-    x: [&[[i8; 4]; 2]; T],
+    v: &mut [uint8x16_t; G],
+    mut w: Option<&mut [uint8x16_t; G]>,
+    x: [int8x8_t; T],
 ) {
-    let words = |v: int8x16_t| vreinterpretq_s32_s8(v);
-    let low: [_; G] = std::array::from_fn(|g| vreinterpretq_s8_s32(vzip1q_s32(words(u[g]), words(w[g]))));
-    let high: [_; G] = std::array::from_fn(|g| vreinterpretq_s8_s32(vzip2q_s32(words(u[g]), words(w[g]))));
-    for (sums, x) in sums.as_chunks_mut::<2>().0.iter_mut().zip(x.as_chunks::<2>().0) {
-        // SAFETY: 8 bytes of each token are readable; the loads need no alignment.
-        let [x0, x1] = x.map(|eight| unsafe { vld1_s8(eight.as_ptr().cast()) });
-        let x = vcombine_s8(x0, x1);
-        for (sum, a) in sums[0].iter_mut().zip(low) {
-            *sum = smmla(*sum, a, x);
-        }
-        for (sum, a) in sums[1].iter_mut().zip(high) {
-            *sum = smmla(*sum, a, x);
+    for g in 0..G {
+        let first = vreinterpretq_s32_s8(signed_codes::<BITS>(&mut v[g]));
+        let second = if let Some(w) = &mut w { &mut w[g] } else { &mut v[g] };
+        let second = vreinterpretq_s32_s8(signed_codes::<BITS>(second));
+        let low = vreinterpretq_s8_s32(vzip1q_s32(first, second));
+        let high = vreinterpretq_s8_s32(vzip2q_s32(first, second));
+        for (sums, x) in sums.as_chunks_mut::<2>().0.iter_mut().zip(x.as_chunks::<2>().0) {
+            let x = vcombine_s8(x[0], x[1]);
+            sums[0][g] = smmla(sums[0][g], low, x);
+            sums[1][g] = smmla(sums[1][g], high, x);
         }
     }
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn load_eight(codes: &[[i8; 4]; 2]) -> int8x8_t {
+    // SAFETY: 8 bytes are readable; the load needs no alignment.
+    unsafe { vld1_s8(codes.as_ptr().cast()) }
 }
 
 /// `sum + a * transpose(b)`, 2 x 8 by 8 x 2. `vmmlaq_s32` is this instruction, but not stable yet.
