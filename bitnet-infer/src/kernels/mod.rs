@@ -25,6 +25,14 @@ mod base3;
 mod conformance;
 mod float;
 mod layout;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neon_dot;
+#[cfg(target_arch = "aarch64")]
+mod neon_float;
+#[cfg(target_arch = "aarch64")]
+mod neon_i8mm;
 mod scalar;
 pub(crate) mod team;
 
@@ -119,6 +127,12 @@ pub static KERNELS: &[&Kernel] = &[
     &avx512vnni::KERNEL,
     #[cfg(target_arch = "x86_64")]
     &avx512vbmi::KERNEL,
+    #[cfg(target_arch = "aarch64")]
+    &neon::KERNEL,
+    #[cfg(target_arch = "aarch64")]
+    &neon_dot::KERNEL,
+    #[cfg(target_arch = "aarch64")]
+    &neon_i8mm::KERNEL,
 ];
 
 /// The kernels this CPU can run, slowest first.

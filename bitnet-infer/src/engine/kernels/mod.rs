@@ -48,6 +48,7 @@ impl Vectors {
 
     /// Every width that runs here, narrowest first.
     pub(super) fn supported() -> Vec<Self> {
+        #[cfg_attr(not(target_arch = "x86_64"), expect(unused_mut))]
         let mut found = vec![Self(Width::Portable)];
         #[cfg(target_arch = "x86_64")]
         {
