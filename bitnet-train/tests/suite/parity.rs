@@ -63,7 +63,7 @@ fn check_parity(weight: &str, [t, n, k]: [usize; 3], seed: u64) {
     assert_eq!(found, integers, "{what}: integers of the readable training op");
 
     for kernel in kernels::supported() {
-        let inputs = Activations::new(&x, k, Some(activation), kernel);
+        let inputs = Activations::new(&x, k, Some(activation));
         assert_eq!(inputs.codes().expect("quantized").flatten().copied().collect::<Vec<i8>>(), codes, "{what}");
         assert_eq!(inputs.steps().expect("quantized"), steps, "{what}, {kernel:?}");
         let linear = Linear::new(&weights, kernel);
