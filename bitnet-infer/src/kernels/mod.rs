@@ -44,18 +44,21 @@ pub struct Kernel {
     supported: fn() -> bool,
     /// Bytes of a block, the width of this kernel's vectors.
     lanes: usize,
-    ternary: unsafe fn(&Job<'_, i8>, &mut [i32]),
+    ternary: SumFn,
     /// Ternary codes at five to a byte; `None` where that could not pay, and then they are always held in two bits.
-    base3: Option<unsafe fn(&Job<'_, i8>, &mut [i32])>,
-    binary: unsafe fn(&Job<'_, i8>, &mut [i32]),
-    int8: unsafe fn(&Job<'_, i8>, &mut [i32]),
-    int4: unsafe fn(&Job<'_, i8>, &mut [i32]),
+    base3: Option<SumFn>,
+    binary: SumFn,
+    int8: SumFn,
+    int4: SumFn,
     /// Codes of any kind times unquantized inputs; writes `sum(code * x)`.
     code_floats: unsafe fn(&Job<'_, f32>, &mut [f32]),
     f32: FloatFn<f32>,
     f16: FloatFn<f16>,
     bf16: FloatFn<bf16>,
 }
+
+/// A function of integer codes.
+type SumFn = unsafe fn(&Job<'_, i8>, &mut [i32]);
 
 impl Kernel {
     /// Whether this CPU has the instructions.
