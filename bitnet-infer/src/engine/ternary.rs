@@ -5,7 +5,7 @@
 //! both, on the threads that will compute. The sums are the same integers either way: the choice changes no output.
 
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bitnet_model::ModelConfig;
 use bitnet_model::packed::Layout;
@@ -84,19 +84,26 @@ impl Arrangement {
     }
 }
 
-/// Weights a second of one token times a matrix of `cols` columns that takes `bytes` at two bits: the best of a few passes in
-/// turn, so that what else the machine does meets both.
+/// Weights a second of one token times a matrix of `cols` columns, at two bits and in base three.
+///
+/// As many matrices as `bytes` hold at two bits are read in turn, so that each has left the caches when its turn comes. One
+/// takes well under a time slice: the fastest is one that no other program interrupted.
 fn rates(kernel: &'static Kernel, bytes: usize, cols: usize) -> [f64; 2] {
-    let rows = bytes * 4 / cols;
+    let rows = MATRIX_WEIGHTS.div_ceil(cols);
     let x = Activations::from_codes(&vec![1; cols], vec![1.0], cols);
-    let linears = [Ternary::TwoBit, Ternary::Base3].map(|ternary| Linear::of_zeros(rows, cols, kernel, ternary));
+    let pair = |_| [Ternary::TwoBit, Ternary::Base3].map(|ternary| Linear::of_zeros(rows, cols, kernel, ternary));
+    let pairs: Vec<[Linear; 2]> = (0..bytes.div_ceil(MATRIX_WEIGHTS / 4)).map(pair).collect();
     let mut out = vec![0i32; rows];
     let mut seconds = [f64::MAX; 2];
-    for _ in 0..PASSES {
-        for (linear, seconds) in linears.iter().zip(&mut seconds) {
+    let begun = Instant::now();
+    for pair in (0..PASSES).flat_map(|_| &pairs) {
+        for (linear, seconds) in pair.iter().zip(&mut seconds) {
             let started = Instant::now();
             linear.integer_sums(&x, &mut out);
             *seconds = seconds.min(started.elapsed().as_secs_f64());
+        }
+        if begun.elapsed() > LONGEST {
+            break;
         }
     }
     seconds.map(|seconds| (rows * cols) as f64 / seconds)
@@ -114,7 +121,13 @@ fn last_level_cache_bytes() -> usize {
 /// Where the system does not tell.
 const USUAL_CACHE_BYTES: usize = 32 << 20;
 
-/// Of which the fastest counts; with the first the pages and clocks settle.
+/// Weights of a measured matrix: about those of a projection of a model of two billion, 4 MiB at two bits.
+const MATRIX_WEIGHTS: usize = 1 << 24;
+
+/// After this the best so far counts: where readings are that slow, memory does not set the pace.
+const LONGEST: Duration = Duration::from_millis(300);
+
+/// Readings of each matrix; with the first the pages and clocks settle.
 const PASSES: usize = 5;
 
 /// Overrides the measurement.
