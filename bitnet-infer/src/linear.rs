@@ -1,7 +1,8 @@
 //! One projection: weights in a kernel's layout times a batch of inputs, on all threads.
 //!
-//! Rows are split statically over the threads of the pool and every output is computed by one thread in a fixed order, so
-//! results do not depend on the number of threads, nor on how many tokens are computed together.
+//! Rows (tokens, where a thread's rows would be too few for its kernel) are split over the threads, and every output is
+//! computed by one thread in a fixed order, so results do not depend on the number of threads, nor on how many tokens are
+//! computed together.
 
 use std::ops::Range;
 

@@ -79,7 +79,7 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 3)]
     repeats: usize,
     /// Write the random model to this folder instead of measuring it
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["head", "batch", "kv", "repeats", "json"])]
     write: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
