@@ -27,7 +27,7 @@ pub struct Args {
     context: Option<usize>,
     /// How logits are computed: stored (as the file holds the head), int8, int4, exact (the stored head's tokens at the
     /// cost of int8, where there is a top-k or no randomness)
-    #[arg(long, value_name = "FORMAT", default_value_t)]
+    #[arg(long, value_name = "FORMAT", default_value_t = HeadFormat::Exact)]
     head: HeadFormat,
     /// Randomness: 0 always takes the most probable token
     #[arg(long, value_name = "T", default_value_t = 0.8)]

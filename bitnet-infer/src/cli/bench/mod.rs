@@ -43,7 +43,7 @@ pub struct Args {
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = ["f16", "bf16", "f32"])]
     floats: String,
     /// How logits are computed: stored (as the type of the head), int8, int4, exact
-    #[arg(long, value_name = "FORMAT", default_value_t)]
+    #[arg(long, value_name = "FORMAT", default_value_t = HeadFormat::Exact)]
     head: HeadFormat,
     /// Replaces the shape's hidden size
     #[arg(long, value_name = "N")]
