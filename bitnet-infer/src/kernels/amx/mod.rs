@@ -44,10 +44,12 @@ fn panel(tokens: usize) -> Option<Panel> {
 #[inline(always)]
 fn unpack<const BITS: usize, const SLOTS: usize>(block: &[u8; 64], slots: &mut [[u8; 64]; SLOTS]) {
     let mask = ((1u16 << BITS) - 1) as u8;
+    // By value: memory that might overlap would be read byte for byte.
+    let block = *block;
     for (slot, codes) in slots.iter_mut().enumerate() {
-        for (u, byte) in codes.iter_mut().zip(block) {
-            *u = byte >> (slot * BITS) & mask;
-        }
+        let mut u = block;
+        u.iter_mut().for_each(|byte| *byte = *byte >> (slot * BITS) & mask);
+        *codes = u;
     }
 }
 

@@ -82,8 +82,8 @@ struct Span<'a> {
     width: usize,
 }
 
-/// Adds the products of a span for some groups of rows to `out`, or begins the sums there.
-#[inline(always)]
+/// Adds the products of a span for some groups of rows to `out`, or begins the sums there. The same code for all kinds.
+#[inline(never)]
 fn multiply<T: Tiles>(
     tiles: &mut T,
     shapes: &mut Option<usize>,
