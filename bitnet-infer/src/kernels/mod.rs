@@ -42,7 +42,7 @@ use std::sync::OnceLock;
 
 use half::{bf16, f16};
 
-pub(crate) use aligned::AlignedVec;
+pub(crate) use aligned::{AlignedVec, Element};
 use float::FloatFn;
 pub(crate) use float::{FLOAT_PADDING, FLOAT_ROWS, FloatStore, Floats, float_sums};
 use layout::Job;
