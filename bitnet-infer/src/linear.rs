@@ -10,7 +10,8 @@ use bitnet_model::quant::{ActivationScheme, rescale};
 use bitnet_model::weights::LinearWeights;
 
 use crate::kernels::{
-    AlignedVec, CodeMatrix, CodeRows, FLOAT_ROWS, FloatRows, FloatStore, Kernel, Panel, Ternary, padded_cols, team,
+    AlignedVec, CodeMatrix, CodeRows, Element, FLOAT_ROWS, FloatRows, FloatStore, Kernel, Panel, Ternary, padded_cols,
+    team,
 };
 
 /// A batch of inputs, quantized once and shared by the projections that read it (q, k, v; gate, up).
@@ -180,12 +181,15 @@ impl Linear {
                 self.each_panel(
                     x,
                     out,
-                    |panel, tokens, sums| matrix.sums(self.groups(panel), codes, tokens, sums),
-                    |sums: &[i32], token, rows, out| match &scales[..] {
-                        [scale] => each(sums, out, |sum| rescale(sum, steps[token], *scale)),
-                        scales => {
-                            let scaled = out.iter_mut().zip(sums).zip(&scales[rows]);
-                            scaled.for_each(|((out, &sum), &scale)| *out = rescale(sum, steps[token], scale));
+                    |panel, tokens, sums| matrix.raw_sums(self.groups(panel), codes, tokens, sums),
+                    |sums: &[i32], token, rows, out| {
+                        let exact = matrix.correction(codes.sums[token]);
+                        match &scales[..] {
+                            [scale] => each(sums, out, |raw| rescale(exact(raw), steps[token], *scale)),
+                            scales => {
+                                let scaled = out.iter_mut().zip(sums).zip(&scales[rows]);
+                                scaled.for_each(|((out, &raw), &s)| *out = rescale(exact(raw), steps[token], s));
+                            }
                         }
                     },
                 );
@@ -260,7 +264,7 @@ impl Linear {
 
     /// Computes all rows for all tokens, panel by panel: `product(rows, tokens, sums)` fills `[tokens, rows]` sums, rows
     /// rounded up to whole groups, and `finish(sums, token, rows, outputs)` turns those of one token into outputs.
-    fn each_panel<S: Copy + Default, O: Send>(
+    fn each_panel<S: Element, O: Send>(
         &self,
         x: &Activations,
         out: &mut [O],
@@ -283,7 +287,8 @@ impl Linear {
             // Panels of equal rows rather than a narrow last one.
             let panels = (end_row - first[0]).div_ceil(panel.rows);
             let panel_rows = (end_row - first[0]).div_ceil(panels).next_multiple_of(group_rows);
-            let mut sums = vec![S::default(); panel.tokens.min(outputs.len()) * panel_rows];
+            // On lines, like the vectors and tiles that are written there.
+            let mut sums = AlignedVec::<S>::zeroed(panel.tokens.min(outputs.len()) * panel_rows);
             for start in (first[1]..end_token).step_by(panel.tokens) {
                 let tile = start..end_token.min(start + panel.tokens);
                 for row in (first[0]..end_row).step_by(panel_rows) {

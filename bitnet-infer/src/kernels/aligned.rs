@@ -17,6 +17,8 @@ unsafe impl Element for u8 {}
 // SAFETY: as above.
 unsafe impl Element for i8 {}
 // SAFETY: as above.
+unsafe impl Element for i32 {}
+// SAFETY: as above.
 unsafe impl Element for f32 {}
 // SAFETY: as above; `f16` is a transparent `u16`.
 unsafe impl Element for f16 {}

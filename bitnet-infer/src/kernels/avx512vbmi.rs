@@ -24,7 +24,10 @@ use super::layout::Job;
 use super::{Kernel, avx512vnni};
 
 /// Ice Lake, Zen 4 and later.
-pub static KERNEL: Kernel = Kernel { name: "avx512vbmi", supported, base3: Some(base3), ..avx512vnni::ROW };
+pub static KERNEL: Kernel = ROW;
+
+/// [`KERNEL`] as a constant, for kernels that differ in few functions.
+pub(super) const ROW: Kernel = Kernel { name: "avx512vbmi", supported, base3: Some(base3), ..avx512vnni::ROW };
 
 fn supported() -> bool {
     avx512vnni::KERNEL.is_supported() && is_x86_feature_detected!("avx512vbmi")

@@ -233,6 +233,16 @@ impl CodeMatrix {
     /// If a group or token does not exist, or `x` has other columns or was not padded.
     pub(crate) fn sums(&self, groups: Range<usize>, x: CodeRows<'_>, tokens: Range<usize>, out: &mut [i32]) {
         let width = groups.len() * self.group_rows();
+        self.raw_sums(groups, x, tokens.clone(), out);
+        for (out, &sum) in out.chunks_mut(width.max(1)).zip(&x.sums[tokens]) {
+            let exact = self.correction(sum);
+            out.iter_mut().for_each(|out| *out = exact(*out));
+        }
+    }
+
+    /// As [`Self::sums`], of the codes as they are stored: [`Self::correction`] is left to whoever looks at each sum anyway.
+    pub(crate) fn raw_sums(&self, groups: Range<usize>, x: CodeRows<'_>, tokens: Range<usize>, out: &mut [i32]) {
+        let width = groups.len() * self.group_rows();
         assert_eq!(out.len(), tokens.len() * width, "a sum for each token and row");
         assert_eq!(x.sums.len() * x.stride, x.codes.len(), "a sum for each token");
         let job = self.job(groups, x.cols, x.stride, &x.codes[tokens.start * x.stride..tokens.end * x.stride]);
@@ -246,11 +256,12 @@ impl CodeMatrix {
         // SAFETY: `new` checked that the CPU runs this kernel; `job` checked the sizes that `Job` promises, and `out` has
         // an entry for each row of its groups and each of its tokens.
         unsafe { function(&job, out) };
-        let (multiplier, offset) = (self.kind.multiplier(), self.kind.offset());
-        for (out, &sum) in out.chunks_mut(width.max(1)).zip(&x.sums[tokens]) {
-            let offset = offset * sum;
-            out.iter_mut().for_each(|out| *out = multiplier * *out - offset);
-        }
+    }
+
+    /// Turns raw sums of a token into products; `sum` is that of the token's activation codes.
+    pub(crate) fn correction(&self, sum: i32) -> impl Fn(i32) -> i32 + use<> {
+        let (multiplier, offset) = (self.kind.multiplier(), self.kind.offset() * sum);
+        move |raw| multiplier * raw - offset
     }
 
     /// Products of the rows of `groups` with `tokens` of unquantized inputs, summed in f32: `out` is

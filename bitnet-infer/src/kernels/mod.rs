@@ -8,6 +8,8 @@
 //! Adding one: a file with a `KERNEL`, one line in [`KERNELS`]. Tests, benches and the command line walk the table.
 
 mod aligned;
+#[cfg(any(target_arch = "x86_64", test))]
+mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -40,7 +42,7 @@ use std::sync::OnceLock;
 
 use half::{bf16, f16};
 
-pub(crate) use aligned::AlignedVec;
+pub(crate) use aligned::{AlignedVec, Element};
 use float::FloatFn;
 pub(crate) use float::{FLOAT_PADDING, FLOAT_ROWS, FloatStore, Floats, float_sums};
 use layout::Job;
@@ -121,12 +123,16 @@ impl std::fmt::Debug for Kernel {
 /// Every kernel built for this architecture, slowest first.
 pub static KERNELS: &[&Kernel] = &[
     &scalar::KERNEL,
+    #[cfg(test)]
+    &amx::EMULATED,
     #[cfg(target_arch = "x86_64")]
     &avx2::KERNEL,
     #[cfg(target_arch = "x86_64")]
     &avx512vnni::KERNEL,
     #[cfg(target_arch = "x86_64")]
     &avx512vbmi::KERNEL,
+    #[cfg(target_arch = "x86_64")]
+    &amx::KERNEL,
     #[cfg(target_arch = "aarch64")]
     &neon::KERNEL,
     #[cfg(target_arch = "aarch64")]

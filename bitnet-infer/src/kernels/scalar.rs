@@ -18,7 +18,10 @@ use super::layout::{CodeKind, FloatRows, Job};
 use super::{Kernel, Panel, base3};
 
 /// Runs everywhere.
-pub static KERNEL: Kernel = Kernel {
+pub static KERNEL: Kernel = ROW;
+
+/// [`KERNEL`] as a constant, for kernels that differ in few functions.
+pub(super) const ROW: Kernel = Kernel {
     name: "scalar",
     supported: || true,
     lanes: 16,
