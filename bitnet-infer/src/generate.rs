@@ -7,7 +7,8 @@ use std::time::Instant;
 use bitnet_model::tokenizer::{TextStream, Tokenizer};
 
 use crate::engine::{
-    Error, KvCache, KvType, Model, NextLogits, Result, Sampler, SamplerConfig, SavedPrompt, Sequence, save_prompt,
+    Error, KvCache, KvType, Model, NextLogits, Profile, Result, Sampler, SamplerConfig, SavedPrompt, Sequence,
+    save_prompt,
 };
 
 /// What to generate.
@@ -220,9 +221,8 @@ impl<'a> Generator<'a> {
 
     /// Runs `tokens` and computes what the sampler wants to see of the logits behind the last.
     fn next(&self, tokens: &[u32], cache: &mut KvCache, sampler: &Sampler, history: &[u32]) -> Result<NextLogits> {
-        let hidden_th = self.model.hidden_states(&mut [Sequence { tokens, cache }])?;
-        let last = hidden_th.len() - self.model.config().hidden_size;
-        Ok(self.model.next_logits(&hidden_th[last..], &sampler.wanted(history)))
+        let last_h = self.model.last_states(&mut [Sequence { tokens, cache }], &mut Profile::default())?;
+        Ok(self.model.next_logits(&last_h, &sampler.wanted(history)))
     }
 }
 

@@ -53,6 +53,41 @@ impl Activations {
         Self { tokens, cols, stride, inputs: Inputs::Codes { codes, steps, sums } }
     }
 
+    /// As [`Self::new`], of tokens that `write(token, values)` makes one by one: they are quantized while they are in a
+    /// first-level cache, and stand nowhere as floats if there is a scheme.
+    ///
+    /// # Panics
+    /// If `cols` is 0.
+    pub(crate) fn produced(
+        tokens: usize,
+        cols: usize,
+        scheme: Option<&'static dyn ActivationScheme>,
+        write: impl Fn(usize, &mut [f32]) + Send + Sync,
+    ) -> Self {
+        let stride = padded_cols(cols);
+        let some = VALUES_PER_TASK.div_ceil(cols);
+        let Some(scheme) = scheme else {
+            let mut values = AlignedVec::zeroed(tokens * stride);
+            team::each(values.chunks_mut(some * stride).enumerate().collect(), |(task, values)| {
+                let rows = values.chunks_mut(stride).enumerate();
+                rows.for_each(|(i, row)| write(task * some + i, &mut row[..cols]));
+            });
+            return Self { tokens, cols, stride, inputs: Inputs::Floats(values) };
+        };
+        let mut codes = AlignedVec::zeroed(tokens * stride);
+        let (mut steps, mut sums) = (vec![0f32; tokens], vec![0i32; tokens]);
+        let tasks = codes.chunks_mut(some * stride).zip(steps.chunks_mut(some)).zip(sums.chunks_mut(some));
+        team::each(tasks.enumerate().collect(), |(task, ((codes, steps), sums))| {
+            let mut values = vec![0f32; cols];
+            for (i, ((codes, step), sum)) in codes.chunks_mut(stride).zip(steps).zip(sums).enumerate() {
+                write(task * some + i, &mut values);
+                *step = scheme.quantize(&values, &mut codes[..cols]);
+                *sum = code_sum(codes);
+            }
+        });
+        Self { tokens, cols, stride, inputs: Inputs::Codes { codes, steps, sums } }
+    }
+
     /// Takes codes `[tokens, cols]` that are quantized already, with a step for each token.
     ///
     /// # Panics

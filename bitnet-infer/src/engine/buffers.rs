@@ -7,33 +7,29 @@ use bitnet_model::ModelConfig;
 /// One set of buffers serves all blocks of a step: every value is overwritten before it is read.
 #[derive(Default)]
 pub(super) struct Buffers {
-    pub normed: Vec<f32>,
     pub qkv: Vec<f32>,
     pub q_tq: Vec<f32>,
     pub k_tk: Vec<f32>,
     pub v_tk: Vec<f32>,
     pub mixed_tq: Vec<f32>,
     pub gate_up: Vec<f32>,
-    pub gated_tf: Vec<f32>,
     pub out_th: Vec<f32>,
 }
 
 impl Buffers {
-    /// Makes every buffer as long as a step of `rows` needs it.
+    /// Makes every buffer at least as long as a step of `rows` needs it.
     pub(super) fn fit(&mut self, config: &ModelConfig, rows: usize) {
         let (h, q, k, f) = (config.hidden_size, config.query_size(), config.key_value_size(), config.intermediate_size);
         for (buffer, width) in [
-            (&mut self.normed, h.max(q).max(f)),
             (&mut self.qkv, q + 2 * k),
             (&mut self.q_tq, q),
             (&mut self.k_tk, k),
             (&mut self.v_tk, k),
             (&mut self.mixed_tq, q),
             (&mut self.gate_up, 2 * f),
-            (&mut self.gated_tf, f),
             (&mut self.out_th, h),
         ] {
-            buffer.resize(rows * width, 0.0);
+            buffer.resize(buffer.len().max(rows * width), 0.0);
         }
     }
 }

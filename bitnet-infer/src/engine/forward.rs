@@ -37,11 +37,21 @@ pub struct Sequence<'a> {
     pub cache: &'a mut KvCache,
 }
 
-/// The part of a sequence that is in one step: rows `rows` of the step are tokens `tokens` of sequence `sequence`.
+/// The part of a sequence that is in one step: rows from `first_row` on are its tokens `tokens`.
 struct Segment {
     sequence: usize,
     tokens: Range<usize>,
     first_row: usize,
+    /// The tokens at the end of which the hidden states are wanted.
+    wanted: usize,
+}
+
+/// The tokens of each sequence whose hidden states are wanted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wants {
+    All,
+    Last,
+    None,
 }
 
 impl Model {
@@ -50,13 +60,12 @@ impl Model {
     /// # Errors
     /// If a token is not below the vocabulary size or the cache is too small. The cache is then as it was.
     pub fn forward(&self, tokens: &[u32], cache: &mut KvCache, logits: LogitsFor) -> Result<Vec<f32>> {
-        let hidden_th = self.hidden_states(&mut [Sequence { tokens, cache }])?;
-        let h = self.config.hidden_size;
-        Ok(match logits {
-            LogitsFor::None => Vec::new(),
-            LogitsFor::All => self.logits(&hidden_th),
-            LogitsFor::Last => self.logits(&hidden_th[hidden_th.len() - h.min(hidden_th.len())..]),
-        })
+        let wants = match logits {
+            LogitsFor::None => Wants::None,
+            LogitsFor::All => Wants::All,
+            LogitsFor::Last => Wants::Last,
+        };
+        Ok(self.logits(&self.run(&mut [Sequence { tokens, cache }], wants, &mut Profile::default())?))
     }
 
     /// Runs a batch of sequences, each behind its own cache, and returns what the head takes: the normed hidden states of
@@ -65,24 +74,30 @@ impl Model {
     /// # Errors
     /// As [`Model::forward`]; no cache is then changed.
     pub fn hidden_states(&self, batch: &mut [Sequence]) -> Result<Vec<f32>> {
-        self.hidden_states_profiled(batch, &mut Profile::default())
+        self.run(batch, Wants::All, &mut Profile::default())
     }
 
-    /// The same, and adds to `profile` where the time went.
+    /// As [`Model::hidden_states`], of the last token of each sequence alone (of those that bring tokens), `[sequences, h]`,
+    /// and adds to `profile` where the time went. In the last block the other tokens only leave their keys and values.
     ///
     /// # Errors
     /// As [`Model::hidden_states`].
-    pub fn hidden_states_profiled(&self, batch: &mut [Sequence], profile: &mut Profile) -> Result<Vec<f32>> {
+    pub fn last_states(&self, batch: &mut [Sequence], profile: &mut Profile) -> Result<Vec<f32>> {
+        self.run(batch, Wants::Last, profile)
+    }
+
+    fn run(&self, batch: &mut [Sequence], wants: Wants, profile: &mut Profile) -> Result<Vec<f32>> {
         for sequence in batch.iter() {
             self.check(sequence)?;
         }
-        let rows = batch.iter().map(|sequence| sequence.tokens.len()).sum::<usize>();
+        let steps = plan(batch, wants);
+        let wanted = |segments: &[Segment]| segments.iter().map(|segment| segment.wanted).sum::<usize>();
+        let rows: usize = steps.iter().map(|segments| wanted(segments)).sum();
         let mut hidden_th = vec![0f32; rows * self.config.hidden_size];
         team::engaged(|| {
             let mut rest = hidden_th.as_mut_slice();
-            for segments in plan(batch) {
-                let rows = segments.iter().map(|segment| segment.tokens.len()).sum::<usize>();
-                let (out, later) = rest.split_at_mut(rows * self.config.hidden_size);
+            for segments in steps {
+                let (out, later) = rest.split_at_mut(wanted(&segments) * self.config.hidden_size);
                 self.step(batch, &segments, out, profile);
                 rest = later;
             }
@@ -127,7 +142,8 @@ impl Model {
 
     fn step(&self, batch: &mut [Sequence], segments: &[Segment], out_th: &mut [f32], profile: &mut Profile) {
         let (h, vectors) = (self.config.hidden_size, self.vectors);
-        let mut x_th = vec![0f32; out_th.len()];
+        let rows = segments.iter().map(|segment| segment.tokens.len()).sum::<usize>();
+        let mut x_th = vec![0f32; rows * h];
         let tokens = segments.iter().flat_map(|s| &batch[s.sequence].tokens[s.tokens.clone()]);
         profile.time(Op::Embedding, || {
             for (row, &token) in x_th.chunks_exact_mut(h).zip(tokens) {
@@ -135,12 +151,23 @@ impl Model {
             }
         });
         let mut buffers = self.spare_buffers.take();
-        buffers.fit(&self.config, out_th.len() / h);
+        buffers.fit(&self.config, rows);
+        let mut asked: Vec<Asked> = segments.iter().map(|s| Asked::all(s, batch[s.sequence].cache.len())).collect();
         for (index, layer) in self.layers.iter().enumerate() {
-            self.attention(index, batch, segments, &x_th, &mut buffers, profile);
-            profile.time(Op::Residual, || math::add(vectors, &mut x_th, &buffers.out_th, h));
+            self.queries_keys_values(index, batch, segments, &x_th, &mut buffers, profile);
+            if index + 1 == self.layers.len() {
+                asked = keep_wanted(segments, asked, [(&mut x_th, h), (&mut buffers.q_tq, self.config.query_size())]);
+                x_th.truncate(out_th.len());
+            }
+            if x_th.is_empty() {
+                break;
+            }
+            self.attention(index, batch, &asked, &mut buffers, profile);
+            let out = &buffers.out_th[..x_th.len()];
+            profile.time(Op::Residual, || math::add(vectors, &mut x_th, out, h));
             self.feed_forward(layer, &x_th, &mut buffers, profile);
-            profile.time(Op::Residual, || math::add(vectors, &mut x_th, &buffers.out_th, h));
+            let out = &buffers.out_th[..x_th.len()];
+            profile.time(Op::Residual, || math::add(vectors, &mut x_th, out, h));
         }
         for segment in segments {
             batch[segment.sequence].cache.advance(segment.tokens.len());
@@ -150,7 +177,8 @@ impl Model {
         self.spare_buffers.put(buffers);
     }
 
-    fn attention(
+    /// Queries of all rows, and their keys and values, which go to the caches.
+    fn queries_keys_values(
         &self,
         index: usize,
         batch: &mut [Sequence],
@@ -161,8 +189,11 @@ impl Model {
     ) {
         let (config, layer) = (&self.config, &self.layers[index]);
         let (q, k) = (config.query_size(), config.key_value_size());
-        let Buffers { normed, qkv, q_tq, k_tk, v_tk, mixed_tq, out_th, .. } = buffers;
-        let input = profile.time(Op::Norm, || self.normed(x_th, &layer.input_layernorm, normed));
+        let rows = x_th.len() / config.hidden_size;
+        let qkv = &mut buffers.qkv[..rows * (q + 2 * k)];
+        let q_tq = &mut buffers.q_tq[..rows * q];
+        let (k_tk, v_tk) = (&mut buffers.k_tk[..rows * k], &mut buffers.v_tk[..rows * k]);
+        let input = profile.time(Op::Norm, || self.normed(x_th, &layer.input_layernorm));
         profile.time(Op::Qkv, || layer.qkv_proj.forward(&input, qkv));
         profile.time(Op::Rope, || {
             math::split(qkv, [q_tq, k_tk, v_tk], [q, k, k]);
@@ -172,16 +203,32 @@ impl Model {
                 batch[segment.sequence].cache.write(index, &k_tk[rows.clone()], &v_tk[rows]);
             }
         });
-        let queries = segments.iter().map(|s| {
-            let cache = &*batch[s.sequence].cache;
-            Queries { cache, first_row: s.first_row, tokens: s.tokens.len(), start: cache.len() }
+    }
+
+    /// From the queries of the rows that are asked for to what their residual stream takes from it.
+    fn attention(
+        &self,
+        index: usize,
+        batch: &[Sequence],
+        asked: &[Asked],
+        buffers: &mut Buffers,
+        profile: &mut Profile,
+    ) {
+        let (config, layer) = (&self.config, &self.layers[index]);
+        let q = config.query_size();
+        let rows = asked.iter().map(|asked| asked.tokens).sum::<usize>();
+        let (q_tq, mixed_tq) = (&buffers.q_tq[..rows * q], &mut buffers.mixed_tq[..rows * q]);
+        let queries = asked.iter().map(|asked| {
+            let Asked { sequence, first_row, tokens, start } = *asked;
+            Queries { cache: &*batch[sequence].cache, first_row, tokens, start }
         });
         let attention = Attention { config, vectors: self.vectors, layer: index };
         profile.time(Op::Attention, || attention.run(&queries.collect::<Vec<_>>(), q_tq, mixed_tq));
         let output = profile.time(Op::Norm, || match &layer.attn_sub_norm {
-            Some(norm) => self.normed(mixed_tq, norm, normed),
-            None => self.activations(mixed_tq, q),
+            Some(norm) => self.normed(mixed_tq, norm),
+            None => Activations::new(mixed_tq, q, config.quantization.activation),
         });
+        let out_th = &mut buffers.out_th[..rows * config.hidden_size];
         profile.time(Op::Output, || layer.o_proj.forward(&output, out_th));
     }
 
@@ -201,33 +248,70 @@ impl Model {
     }
 
     fn feed_forward(&self, layer: &Layer, x_th: &[f32], buffers: &mut Buffers, profile: &mut Profile) {
-        let f = self.config.intermediate_size;
-        let Buffers { normed, gate_up, gated_tf, out_th, .. } = buffers;
-        let input = profile.time(Op::Norm, || self.normed(x_th, &layer.post_attention_layernorm, normed));
+        let (f, vectors) = (self.config.intermediate_size, self.vectors);
+        let gate_up = &mut buffers.gate_up[..x_th.len() / self.config.hidden_size * 2 * f];
+        let input = profile.time(Op::Norm, || self.normed(x_th, &layer.post_attention_layernorm));
         profile.time(Op::GateUp, || layer.gate_up_proj.forward(&input, gate_up));
-        let act = self.config.hidden_act;
-        profile.time(Op::Activation, || math::gated(self.vectors, act, gate_up, gated_tf, f));
-        let output = profile.time(Op::Norm, || match &layer.ffn_sub_norm {
-            Some(norm) => self.normed(gated_tf, norm, normed),
-            None => self.activations(gated_tf, f),
+        let (act, eps) = (self.config.hidden_act, self.config.rms_norm_eps);
+        let activation = self.config.quantization.activation;
+        let output = profile.time(Op::Activation, || {
+            Activations::produced(gate_up.len() / (2 * f), f, activation, |row, out| {
+                math::gated_row(vectors, act, &gate_up[row * 2 * f..][..2 * f], out);
+                if let Some(norm) = &layer.ffn_sub_norm {
+                    vectors.rms_norm_in_place(out, norm, eps);
+                }
+            })
         });
+        let out_th = &mut buffers.out_th[..x_th.len()];
         profile.time(Op::Down, || layer.down_proj.forward(&output, out_th));
     }
 
-    /// Norms `x` through `buffer`, which is as long at least.
-    fn normed(&self, x: &[f32], weight: &[f32], buffer: &mut [f32]) -> Activations {
-        let normed = &mut buffer[..x.len()];
-        math::rms_norm(self.vectors, x, weight, self.config.rms_norm_eps, normed);
-        self.activations(normed, weight.len())
-    }
-
-    fn activations(&self, x: &[f32], width: usize) -> Activations {
-        Activations::new(x, width, self.config.quantization.activation)
+    /// Norms rows of `x`, and quantizes them.
+    fn normed(&self, x: &[f32], weight: &[f32]) -> Activations {
+        let (width, eps) = (weight.len(), self.config.rms_norm_eps);
+        Activations::produced(x.len() / width, width, self.config.quantization.activation, |row, out| {
+            self.vectors.rms_norm_row(&x[row * width..][..width], weight, eps, out);
+        })
     }
 }
 
+/// The rows of a segment that attend.
+struct Asked {
+    sequence: usize,
+    first_row: usize,
+    tokens: usize,
+    /// Position of the first.
+    start: usize,
+}
+
+impl Asked {
+    /// All rows of a segment whose first token is at position `start`.
+    fn all(segment: &Segment, start: usize) -> Self {
+        Self { sequence: segment.sequence, first_row: segment.first_row, tokens: segment.tokens.len(), start }
+    }
+}
+
+/// Moves the rows that are wanted to the front of each matrix (rows of the width beside it), and says where they are.
+fn keep_wanted(segments: &[Segment], asked: Vec<Asked>, matrices: [(&mut Vec<f32>, usize); 2]) -> Vec<Asked> {
+    let mut kept = 0;
+    let moves = segments.iter().zip(asked).map(|(segment, asked)| {
+        let passed_over = asked.tokens - segment.wanted;
+        let from = asked.first_row + passed_over;
+        let to = kept;
+        kept += segment.wanted;
+        (from, Asked { first_row: to, tokens: segment.wanted, start: asked.start + passed_over, ..asked })
+    });
+    let moves: Vec<(usize, Asked)> = moves.collect();
+    for (matrix, width) in matrices {
+        for (from, asked) in &moves {
+            matrix.copy_within(from * width..(from + asked.tokens) * width, asked.first_row * width);
+        }
+    }
+    moves.into_iter().map(|(_, asked)| asked).filter(|asked| asked.tokens > 0).collect()
+}
+
 /// Cuts a batch into steps of at most [`MAX_ROWS`] rows, in order.
-fn plan(batch: &[Sequence]) -> Vec<Vec<Segment>> {
+fn plan(batch: &[Sequence], wants: Wants) -> Vec<Vec<Segment>> {
     let (mut steps, mut rows) = (vec![Vec::new()], 0);
     for (sequence, tokens) in batch.iter().map(|sequence| sequence.tokens.len()).enumerate() {
         let mut done = 0;
@@ -237,7 +321,12 @@ fn plan(batch: &[Sequence]) -> Vec<Vec<Segment>> {
                 rows = 0;
             }
             let take = (tokens - done).min(MAX_ROWS - rows);
-            let segment = Segment { sequence, tokens: done..done + take, first_row: rows };
+            let wanted = match wants {
+                Wants::All => take,
+                Wants::Last => usize::from(done + take == tokens),
+                Wants::None => 0,
+            };
+            let segment = Segment { sequence, tokens: done..done + take, first_row: rows, wanted };
             steps.last_mut().expect("never empty").push(segment);
             (done, rows) = (done + take, rows + take);
         }

@@ -14,16 +14,14 @@ pub(super) fn rms_norm(vectors: Vectors, x: &[f32], weight: &[f32], eps: f32, ou
     for_rows(x, weight.len(), out, |(x, out)| vectors.rms_norm_row(x, weight, eps, out));
 }
 
-/// `activate(gate) * up` into rows of `out`, `width` long; `gate_up` has rows of a gate and an up.
-pub(super) fn gated(vectors: Vectors, act: HiddenAct, gate_up: &[f32], out: &mut [f32], width: usize) {
-    for_rows(gate_up, 2 * width, out, |(gate_up, out)| {
-        let (gate, up) = gate_up.split_at(width);
-        out.copy_from_slice(gate);
-        match act {
-            HiddenAct::Relu2 => vectors.gated_relu2(out, up),
-            HiddenAct::Silu => out.iter_mut().zip(up).for_each(|(g, &u)| *g = reference::activate(act, *g) * u),
-        }
-    });
+/// `activate(gate) * up` of one row, a gate and an up of the length of `out` each.
+pub(super) fn gated_row(vectors: Vectors, act: HiddenAct, gate_up: &[f32], out: &mut [f32]) {
+    let (gate, up) = gate_up.split_at(out.len());
+    out.copy_from_slice(gate);
+    match act {
+        HiddenAct::Relu2 => vectors.gated_relu2(out, up),
+        HiddenAct::Silu => out.iter_mut().zip(up).for_each(|(g, &u)| *g = reference::activate(act, *g) * u),
+    }
 }
 
 /// The rows of `x` cut at the ends of the parts: columns of q, k and v into a matrix each, of `widths` columns.
@@ -76,7 +74,7 @@ mod tests {
 
                 for act in [HiddenAct::Relu2, HiddenAct::Silu] {
                     let mut gate = vec![0f32; a.len()];
-                    gated(vectors, act, &[a.clone(), b.clone()].concat(), &mut gate, a.len());
+                    gated_row(vectors, act, &[a.clone(), b.clone()].concat(), &mut gate);
                     let expected: Vec<f32> = a.iter().zip(&b).map(|(&g, &u)| reference::activate(act, g) * u).collect();
                     prop_assert_eq!(gate, expected);
                 }

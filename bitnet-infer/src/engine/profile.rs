@@ -19,7 +19,7 @@ pub enum Op {
     Output,
     /// The products with gate and up.
     GateUp,
-    /// The gate's activation times up.
+    /// The gate's activation times up, the norm and the quantization of what it gives.
     Activation,
     /// The product back to the hidden size.
     Down,

@@ -1,6 +1,6 @@
 //! One forward pass for everything: however tokens are cut into calls, batches and blocks, the numbers are the same.
 
-use bitnet_infer::engine::{Arrangement, Error, KvCache, LogitsFor, Model, RandomModel, Sequence};
+use bitnet_infer::engine::{Arrangement, Error, KvCache, LogitsFor, Model, Profile, RandomModel, Sequence};
 use bitnet_infer::kernels::{self, Ternary};
 use bitnet_model::config::Quantization;
 use bitnet_model::quant::{NONE, WEIGHT_SCHEMES};
@@ -148,5 +148,24 @@ proptest! {
             .flat_map(|(before, now)| prefill(&model, &[before.clone(), now.clone()].concat()).split_off(before.len() * 256))
             .collect();
         prop_assert!(together == alone);
+
+        // The last states alone, behind the same caches: and what follows does not notice.
+        for (cache, (before, _)) in caches.iter_mut().zip(&sequences) {
+            cache.truncate(before.len());
+        }
+        let mut batch: Vec<Sequence> =
+            caches.iter_mut().zip(&sequences).map(|(cache, (_, now))| Sequence { tokens: now, cache }).collect();
+        let last = model.logits(&model.last_states(&mut batch, &mut Profile::default()).expect("runs"));
+        let mut end = 0;
+        let ends = sequences.iter().filter(|(_, now)| !now.is_empty()).flat_map(|(_, now)| {
+            end += now.len() * 256;
+            &alone[end - 256..end]
+        });
+        prop_assert!(last.iter().eq(ends));
+        for (cache, (before, now)) in caches.iter_mut().zip(&sequences) {
+            let next = model.forward(&[7], cache, LogitsFor::Last).expect("runs");
+            let whole = [&before[..], now, &[7]].concat();
+            prop_assert!(next == prefill(&model, &whole)[(whole.len() - 1) * 256..]);
+        }
     }
 }

@@ -93,14 +93,7 @@ pub fn decode(model: &Model, kv: KvType, [batch, prompt_tokens, tokens]: [usize;
 
 /// One forward pass, and the likeliest next token of each sequence.
 fn step(model: &Model, batch: &mut [Sequence], profile: &mut Profile) -> Result<Vec<u32>> {
-    let h = model.config().hidden_size;
-    let hidden = model.hidden_states_profiled(batch, profile)?;
-    let mut row = 0;
-    let mut last = Vec::with_capacity(batch.len() * h);
-    for sequence in batch.iter() {
-        row += sequence.tokens.len();
-        last.extend_from_slice(&hidden[(row - 1) * h..row * h]);
-    }
+    let last = model.last_states(batch, profile)?;
     let logits = profile.time(Op::Head, || match batch {
         // As generation asks for them: a screened head then computes few.
         [_] => model.next_logits(&last, &Wanted::Largest { count: 1, also: Vec::new() }).logits,

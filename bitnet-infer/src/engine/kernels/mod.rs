@@ -108,6 +108,8 @@ each_width! {
     widen_int8_rows(codes: &[i8], steps: &[f32], wide: &mut [f32]) = rows::widen_int8_rows;
     /// One row of [`super::math::rms_norm`].
     rms_norm_row(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = rows::rms_norm;
+    /// The same where it stands.
+    rms_norm_in_place(x: &mut [f32], weight: &[f32], eps: f32) = rows::rms_norm_in_place;
     /// `gate = max(gate, 0)^2 * up`.
     gated_relu2(gate: &mut [f32], up: &[f32]) = rows::gated_relu2;
     /// `x += y`.

@@ -35,10 +35,16 @@ pub(super) fn widen_int8_rows(codes: &[i8], steps: &[f32], wide: &mut [f32]) {
 
 #[inline(always)]
 pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    out.copy_from_slice(x);
+    rms_norm_in_place(out, weight, eps);
+}
+
+#[inline(always)]
+pub(super) fn rms_norm_in_place(x: &mut [f32], weight: &[f32], eps: f32) {
     let mean_square = sum_of_squares(x) / weight.len() as f64;
     let inverse = 1.0 / (mean_square + f64::from(eps)).sqrt();
-    for ((out, &x), &w) in out.iter_mut().zip(x).zip(weight) {
-        *out = (f64::from(x) * inverse * f64::from(w)) as f32;
+    for (x, &w) in x.iter_mut().zip(weight) {
+        *x = (f64::from(*x) * inverse * f64::from(w)) as f32;
     }
 }
 
