@@ -4,14 +4,16 @@
 //! computed by one thread in a fixed order, so results do not depend on the number of threads, nor on how many tokens are
 //! computed together.
 
+mod grouped;
+
 use std::ops::Range;
 
 use bitnet_model::quant::{ActivationScheme, rescale};
 use bitnet_model::weights::LinearWeights;
 
 use crate::kernels::{
-    AlignedVec, CodeMatrix, CodeRows, Element, FLOAT_ROWS, FloatRows, FloatStore, Kernel, Panel, Ternary, padded_cols,
-    team,
+    AlignedVec, CodeMatrix, CodeRows, Element, FLOAT_ROWS, FloatRows, FloatStore, GroupedMatrix, Kernel, Panel,
+    Ternary, padded_cols, team,
 };
 
 /// A batch of inputs, quantized once and shared by the projections that read it (q, k, v; gate, up).
@@ -155,6 +157,9 @@ impl Linear {
             LinearWeights::Float(_) => None,
         });
         if let Some(parts) = packed.collect::<Option<Vec<_>>>() {
+            if parts[0].group().is_some() {
+                return Self { weights: Weights::Groups(GroupedMatrix::new(&parts, kernel)) };
+            }
             let scales = match &parts[..] {
                 [only] => only.scales().to_vec(),
                 parts => parts.iter().flat_map(|part| (0..part.rows()).map(|row| part.scale_of(row))).collect(),
@@ -182,6 +187,7 @@ impl Linear {
     pub fn rows(&self) -> usize {
         match &self.weights {
             Weights::Codes { matrix, .. } => matrix.rows(),
+            Weights::Groups(matrix) => matrix.rows(),
             Weights::Floats(matrix) => matrix.rows(),
         }
     }
@@ -190,6 +196,7 @@ impl Linear {
     pub fn cols(&self) -> usize {
         match &self.weights {
             Weights::Codes { matrix, .. } => matrix.cols(),
+            Weights::Groups(matrix) => matrix.cols(),
             Weights::Floats(matrix) => matrix.cols(),
         }
     }
@@ -198,6 +205,7 @@ impl Linear {
     pub fn byte_count(&self) -> usize {
         match &self.weights {
             Weights::Codes { matrix, scales } => matrix.byte_count() + scales.len() * size_of::<f32>(),
+            Weights::Groups(matrix) => matrix.byte_count(),
             Weights::Floats(matrix) => matrix.byte_count(),
         }
     }
@@ -229,6 +237,7 @@ impl Linear {
                     },
                 );
             }
+            (Weights::Groups(matrix), _) => self.forward_grouped(matrix, x, out),
             (Weights::Codes { matrix, scales }, Inputs::Floats(values)) => {
                 let floats = x.float_rows(values);
                 self.each_panel(
@@ -270,7 +279,7 @@ impl Linear {
     /// The exact integer sums, `[tokens, rows]`, before [`rescale`].
     ///
     /// # Panics
-    /// If the weights or the inputs are not quantized, or the sizes do not fit.
+    /// If the weights or the inputs are not quantized, rows have several scales, or the sizes do not fit.
     pub fn integer_sums(&self, x: &Activations, out: &mut [i32]) {
         let (Weights::Codes { matrix, .. }, Some(codes)) = (&self.weights, x.code_rows()) else {
             panic!("integer sums need quantized weights and quantized inputs");
@@ -287,6 +296,7 @@ impl Linear {
     fn group_rows(&self) -> usize {
         match &self.weights {
             Weights::Codes { matrix, .. } => matrix.group_rows(),
+            Weights::Groups(matrix) => matrix.panel_rows(),
             Weights::Floats(_) => FLOAT_ROWS,
         }
     }
@@ -315,6 +325,7 @@ impl Linear {
         let group_rows = self.group_rows();
         let panel = match &self.weights {
             Weights::Codes { matrix, .. } => matrix.panel(tokens),
+            Weights::Groups(_) => Panel { rows: group_rows, ..Panel::small(group_rows, cols) },
             Weights::Floats(_) => Panel { rows: FLOAT_ROWS, ..Panel::small(FLOAT_ROWS, cols) },
         };
         let compute = |first: [usize; 2], mut outputs: Vec<&mut [O]>| {
@@ -384,6 +395,7 @@ enum Inputs {
 
 enum Weights {
     Codes { matrix: CodeMatrix, scales: Vec<f32> },
+    Groups(GroupedMatrix),
     Floats(FloatStore),
 }
 

@@ -11,7 +11,7 @@ use crate::config::{HiddenAct, ModelConfig};
 use crate::error::Result;
 use crate::files::hugging_face::WeightReader;
 use crate::files::tensors::TensorFile;
-use crate::quant::{ActivationScheme, rescale};
+use crate::quant::{ActivationScheme, add_group, rescale};
 use crate::weights::{FloatMatrix, LayerWeights, LinearWeights};
 
 /// A loaded model that runs one sequence at a time, slowly.
@@ -95,12 +95,23 @@ pub fn bit_linear(x: &[f32], weights: &LinearWeights, activation: Option<&dyn Ac
             *out = match (weights, step) {
                 (LinearWeights::Packed(m), Some(step)) => {
                     m.unpack_row(row, &mut weight_row);
-                    rescale(integer_dot(&weight_row, &codes), step, m.scale_of(row))
+                    match m.group() {
+                        None => rescale(integer_dot(&weight_row, &codes), step, m.scale_of(row)),
+                        Some(group) => {
+                            let sums = weight_row.chunks(group).zip(codes.chunks(group));
+                            let sums = sums.map(|(w, x)| integer_dot(w, x)).zip(m.scales_of(row));
+                            sums.fold(0.0, |total, (sum, &scale)| add_group(total, sum, scale)) * step
+                        }
+                    }
                 }
                 (LinearWeights::Packed(m), None) => {
                     m.unpack_row(row, &mut weight_row);
-                    let sum: f64 = weight_row.iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum();
-                    (sum * f64::from(m.scale_of(row))) as f32
+                    let group = m.group().unwrap_or(cols);
+                    let groups = weight_row.chunks(group).zip(x.chunks(group)).zip(m.scales_of(row));
+                    let sum = |w: &[i8], x: &[f32]| -> f64 {
+                        w.iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum()
+                    };
+                    groups.map(|((w, x), &scale)| sum(w, x) * f64::from(scale)).sum::<f64>() as f32
                 }
                 (LinearWeights::Float(m), Some(step)) => {
                     (float_dot(m, row, codes.iter().map(|&c| f64::from(c))) * f64::from(step)) as f32

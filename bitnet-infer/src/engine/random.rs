@@ -160,9 +160,10 @@ impl RandomModel {
             Layout::Int4 => 4.3,
             Layout::Int8 => 73.0,
         };
-        let count = scheme.granularity().scale_count(rows);
+        let count = scheme.granularity().scale_count(rows, cols);
         let scales = (0..count).map(|_| rng.random_range(0.9..1.1) / (spread * (cols as f32).sqrt())).collect();
-        let packed = PackedMatrix::from_bytes(layout, rows, cols, bytes, scales);
+        let group = scheme.granularity().group_cols();
+        let packed = PackedMatrix::from_grouped_bytes(layout, [rows, cols], group, bytes, scales);
         LinearWeights::Packed(packed.expect("the codes were made valid and the scales positive"))
     }
 

@@ -2,7 +2,7 @@
 //! results that depend neither on the batch nor on the threads.
 
 use bitnet_model::packed::{Layout, PackedMatrix};
-use bitnet_model::quant::{ACTIVATION_SCHEMES, ActivationScheme, WEIGHT_SCHEMES};
+use bitnet_model::quant::{ACTIVATION_SCHEMES, ActivationScheme, GROUPED_SCHEMES, WEIGHT_SCHEMES};
 use bitnet_model::reference::{bit_linear, integer_dot};
 use bitnet_model::rng::{Stream, generator};
 use bitnet_model::weights::{FloatMatrix, FloatType, LinearWeights};
@@ -197,10 +197,11 @@ fn random_floats(seed: u64, len: usize) -> Vec<f32> {
 /// Every kind of weights: all schemes, all float types, ternary codes in both ways.
 fn every_weights(rows: usize, cols: usize) -> Vec<(LinearWeights, Ternary)> {
     let values = random_floats(3, rows * cols);
-    let packed = WEIGHT_SCHEMES.iter().flat_map(|scheme| {
+    let packed = WEIGHT_SCHEMES.iter().chain(GROUPED_SCHEMES).flat_map(|scheme| {
         let mut codes = vec![0; values.len()];
         let scales = scheme.quantize(&values, rows, &mut codes);
-        let packed = PackedMatrix::pack(scheme.layout(), rows, cols, &codes, scales);
+        let group = scheme.granularity().group_cols();
+        let packed = PackedMatrix::pack_grouped(scheme.layout(), [rows, cols], group, &codes, scales);
         let packed = LinearWeights::Packed(packed.expect("codes of the scheme"));
         let base3 = (scheme.layout() == Layout::TwoBit).then(|| (packed.clone(), Ternary::Base3));
         base3.into_iter().chain([(packed, Ternary::TwoBit)])
@@ -253,7 +254,9 @@ fn sum_of_magnitudes(weights: &LinearWeights, row: usize, x: &[f32]) -> f32 {
         LinearWeights::Packed(packed) => {
             let mut codes = vec![0; x.len()];
             packed.unpack_row(row, &mut codes);
-            w.iter_mut().zip(codes).for_each(|(w, code)| *w = f32::from(code) * packed.scale_of(row));
+            let scale_of = |col: usize| packed.scales_of(row)[packed.group().map_or(0, |group| col / group)];
+            let weights = w.iter_mut().zip(codes).enumerate();
+            weights.for_each(|(col, (w, code))| *w = f32::from(code) * scale_of(col));
         }
         LinearWeights::Float(matrix) => matrix.row_to_f32(row, &mut w),
     }

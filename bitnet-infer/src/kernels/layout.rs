@@ -91,7 +91,7 @@ impl CodeKind {
         4 * self.slots()
     }
 
-    fn of(layout: Layout, ternary: Ternary, kernel: &Kernel) -> Self {
+    pub(super) fn of(layout: Layout, ternary: Ternary, kernel: &Kernel) -> Self {
         match layout {
             Layout::TwoBit | Layout::Base3 if ternary == Ternary::Base3 && kernel.has_base3() => Self::Base3,
             Layout::TwoBit | Layout::Base3 => Self::Ternary,
@@ -246,16 +246,9 @@ impl CodeMatrix {
         assert_eq!(out.len(), tokens.len() * width, "a sum for each token and row");
         assert_eq!(x.sums.len() * x.stride, x.codes.len(), "a sum for each token");
         let job = self.job(groups, x.cols, x.stride, &x.codes[tokens.start * x.stride..tokens.end * x.stride]);
-        let function = match self.kind {
-            CodeKind::Ternary => self.kernel.ternary,
-            CodeKind::Base3 => self.kernel.base3.expect("`CodeKind::of` asked for it"),
-            CodeKind::Binary => self.kernel.binary,
-            CodeKind::Int8 => self.kernel.int8,
-            CodeKind::Int4 => self.kernel.int4,
-        };
         // SAFETY: `new` checked that the CPU runs this kernel; `job` checked the sizes that `Job` promises, and `out` has
         // an entry for each row of its groups and each of its tokens.
-        unsafe { function(&job, out) };
+        unsafe { self.kernel.code_function(self.kind)(&job, out) };
     }
 
     /// Turns raw sums of a token into products; `sum` is that of the token's activation codes.
@@ -334,7 +327,7 @@ pub(crate) fn padded_cols(cols: usize) -> usize {
 }
 
 /// Writes row `r` of a group. `codes` is `cols` long and padded with anything to whole fours.
-fn encode_row(kind: CodeKind, lanes: usize, codes: &mut [i8], cols: usize, r: usize, bytes: &mut [u8]) {
+pub(super) fn encode_row(kind: CodeKind, lanes: usize, codes: &mut [i8], cols: usize, r: usize, bytes: &mut [u8]) {
     let (offset, shift) = (kind.offset() as u8, kind.multiplier() - 1);
     // In wrapping bytes, so that the loop vectorizes; the division by 1 or 2 is exact.
     codes.iter_mut().for_each(|code| *code = ((*code as u8).wrapping_add(offset) >> shift) as i8);

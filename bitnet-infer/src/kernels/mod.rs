@@ -26,6 +26,7 @@ mod base3;
 #[cfg(test)]
 mod conformance;
 mod float;
+mod grouped;
 mod layout;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -45,6 +46,7 @@ use half::{bf16, f16};
 pub(crate) use aligned::{AlignedVec, Element};
 use float::FloatFn;
 pub(crate) use float::{FLOAT_PADDING, FLOAT_ROWS, FloatStore, Floats, float_sums};
+pub(crate) use grouped::GroupedMatrix;
 use layout::Job;
 pub use layout::{CodeKind, MAX_COLS, Ternary};
 pub(crate) use layout::{CodeMatrix, CodeRows, FloatRows, padded_cols};
@@ -86,6 +88,17 @@ impl Kernel {
     /// Whether ternary codes can be held at five to a byte.
     pub fn has_base3(&self) -> bool {
         self.base3.is_some()
+    }
+
+    /// What computes sums of codes of a kind; undefined on a CPU without its instructions.
+    fn code_function(&self, kind: CodeKind) -> CodeFn {
+        match kind {
+            CodeKind::Ternary => self.ternary,
+            CodeKind::Base3 => self.base3.expect("`CodeKind::of` asks whether there is one"),
+            CodeKind::Binary => self.binary,
+            CodeKind::Int8 => self.int8,
+            CodeKind::Int4 => self.int4,
+        }
     }
 
     /// Rows of a group: the 32-bit lanes of a vector.

@@ -104,13 +104,19 @@ impl<'a> WeightReader<'a> {
         let layout = self.config.storage.layout(scheme);
         let bytes = self.file.bytes(name, dtype_of(layout), &layout.byte_shape(rows, cols))?;
         let scale_name = format!("{name}_scale");
-        let mut scales = self.file.float_vector(&scale_name, scheme.granularity().scale_count(rows))?;
+        let mut scales = self.file.float_vector(&scale_name, scheme.granularity().scale_count(rows, cols))?;
         if self.config.storage == Storage::PackedInverseScale {
             scales.iter_mut().for_each(|s| *s = 1.0 / *s);
         }
-        PackedMatrix::from_bytes(layout, rows, cols, bytes.to_vec(), scales)
-            .map(LinearWeights::Packed)
-            .map_err(|reason| Error::tensor(self.file.origin(), name, reason))
+        PackedMatrix::from_grouped_bytes(
+            layout,
+            [rows, cols],
+            scheme.granularity().group_cols(),
+            bytes.to_vec(),
+            scales,
+        )
+        .map(LinearWeights::Packed)
+        .map_err(|reason| Error::tensor(self.file.origin(), name, reason))
     }
 }
 
@@ -121,7 +127,7 @@ impl<'a> WeightReader<'a> {
 pub fn quantize(scheme: &dyn WeightScheme, latent: &[f32], rows: usize, cols: usize) -> Result<PackedMatrix, String> {
     let mut codes = vec![0; latent.len()];
     let scales = scheme.quantize(latent, rows, &mut codes);
-    PackedMatrix::pack(scheme.layout(), rows, cols, &codes, scales)
+    PackedMatrix::pack_grouped(scheme.layout(), [rows, cols], scheme.granularity().group_cols(), &codes, scales)
 }
 
 /// A model to be written.

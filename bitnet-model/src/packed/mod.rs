@@ -52,7 +52,7 @@ impl Layout {
     }
 }
 
-/// A `[rows, cols]` matrix of integer codes with one scale, or one scale per row.
+/// A `[rows, cols]` matrix of integer codes with one scale, one per row, or one for each group of adjacent columns of a row.
 ///
 /// Invariant: the bytes are exactly as many as the layout needs, every stored code is valid in its layout, and every
 /// scale is positive and finite.
@@ -61,6 +61,8 @@ pub struct PackedMatrix {
     layout: Layout,
     rows: usize,
     cols: usize,
+    /// Columns that share a scale, where rows have several.
+    group: Option<usize>,
     bytes: Vec<u8>,
     scales: Vec<f32>,
 }
@@ -71,6 +73,20 @@ impl PackedMatrix {
     /// # Errors
     /// A sentence, if the sizes do not fit, a code does not fit the layout or a scale is not positive and finite.
     pub fn pack(layout: Layout, rows: usize, cols: usize, codes: &[i8], scales: Vec<f32>) -> Result<Self, String> {
+        Self::pack_grouped(layout, [rows, cols], None, codes, scales)
+    }
+
+    /// As [`Self::pack`]; with a `group`, every so many adjacent columns of a row have a scale of their own.
+    ///
+    /// # Errors
+    /// As [`Self::pack`].
+    pub fn pack_grouped(
+        layout: Layout,
+        [rows, cols]: [usize; 2],
+        group: Option<usize>,
+        codes: &[i8],
+        scales: Vec<f32>,
+    ) -> Result<Self, String> {
         if Some(codes.len()) != rows.checked_mul(cols) {
             return Err(format!("has {} codes, expected {rows} x {cols}", codes.len()));
         }
@@ -81,7 +97,7 @@ impl PackedMatrix {
             Layout::Int8 => Ok(integer::pack_int8(codes)),
             Layout::Int4 => integer::pack_int4(cols, codes),
         }?;
-        Self::from_bytes(layout, rows, cols, bytes, scales)
+        Self::from_grouped_bytes(layout, [rows, cols], group, bytes, scales)
     }
 
     /// Takes bytes that are packed already, and checks them.
@@ -96,6 +112,20 @@ impl PackedMatrix {
         bytes: Vec<u8>,
         scales: Vec<f32>,
     ) -> Result<Self, String> {
+        Self::from_grouped_bytes(layout, [rows, cols], None, bytes, scales)
+    }
+
+    /// As [`Self::from_bytes`]; with a `group`, every so many adjacent columns of a row have a scale of their own.
+    ///
+    /// # Errors
+    /// As [`Self::from_bytes`].
+    pub fn from_grouped_bytes(
+        layout: Layout,
+        [rows, cols]: [usize; 2],
+        group: Option<usize>,
+        bytes: Vec<u8>,
+        scales: Vec<f32>,
+    ) -> Result<Self, String> {
         let [byte_rows, byte_cols] = layout.byte_shape(rows, cols);
         if Some(bytes.len()) != byte_rows.checked_mul(byte_cols) {
             return Err(format!(
@@ -103,7 +133,13 @@ impl PackedMatrix {
                 bytes.len()
             ));
         }
-        if scales.len() != 1 && scales.len() != rows {
+        if let Some(group) = group {
+            let count = (group > 0).then(|| rows.checked_mul(cols.div_ceil(group))).flatten();
+            if Some(scales.len()) != count {
+                let found = scales.len();
+                return Err(format!("has {found} scales, expected one for each {group} columns of {rows} x {cols}"));
+            }
+        } else if scales.len() != 1 && scales.len() != rows {
             return Err(format!("has {} scales, expected 1 or {rows} (one per row)", scales.len()));
         }
         if let Some((i, scale)) = scales.iter().enumerate().find(|(_, s)| !(s.is_finite() && **s > 0.0)) {
@@ -122,7 +158,7 @@ impl PackedMatrix {
                 "has the byte {byte} at byte row {row}, column {col}, expected at most 242 (five ternary digits)"
             ));
         }
-        Ok(Self { layout, rows, cols, bytes, scales })
+        Ok(Self { layout, rows, cols, group, bytes, scales })
     }
 
     /// The same codes and scales in another layout.
@@ -130,7 +166,7 @@ impl PackedMatrix {
     /// # Errors
     /// A sentence, if a code does not fit that layout.
     pub fn repack(&self, layout: Layout) -> Result<Self, String> {
-        Self::pack(layout, self.rows, self.cols, &self.unpack(), self.scales.clone())
+        Self::pack_grouped(layout, [self.rows, self.cols], self.group, &self.unpack(), self.scales.clone())
     }
 
     /// How the codes are stored.
@@ -153,14 +189,34 @@ impl PackedMatrix {
         &self.bytes
     }
 
-    /// One scale, or one per row.
+    /// One scale, one per row, or, with a [`Self::group`], those of each row's groups, row after row.
     pub fn scales(&self) -> &[f32] {
         &self.scales
     }
 
+    /// Adjacent columns of a row that share a scale, where rows have several.
+    pub fn group(&self) -> Option<usize> {
+        self.group
+    }
+
     /// The scale of `row`.
+    ///
+    /// # Panics
+    /// If rows have several ([`Self::group`]).
     pub fn scale_of(&self, row: usize) -> f32 {
+        assert!(self.group.is_none(), "one scale for the matrix or the row");
         scale_of(&self.scales, row)
+    }
+
+    /// The scales of the groups of `row`; the only one, of all columns, if there are no groups.
+    pub fn scales_of(&self, row: usize) -> &[f32] {
+        match self.group {
+            Some(group) => {
+                let groups = self.cols.div_ceil(group);
+                &self.scales[row * groups..][..groups]
+            }
+            None => std::slice::from_ref(if self.scales.len() == 1 { &self.scales[0] } else { &self.scales[row] }),
+        }
     }
 
     /// Writes the codes of `row` into `codes` (of length `cols`).
@@ -228,6 +284,13 @@ mod tests {
         };
         assert!(bad(vec![0; 3], vec![1.0]).contains("has 3 bytes, expected 1 x 2"));
         assert!(bad(vec![0; 2], vec![1.0, 2.0]).contains("has 2 scales"));
+        for (group, count) in [(0, 1), (1, 4), (2, 8), (3, 3)] {
+            let scales = vec![1.0; count];
+            let reason = PackedMatrix::from_grouped_bytes(Layout::TwoBit, [4, 2], Some(group), vec![0; 2], scales);
+            assert!(
+                reason.unwrap_err().contains(&format!("has {count} scales, expected one for each {group} columns"))
+            );
+        }
         assert!(bad(vec![0; 2], vec![f32::NAN]).contains("has scale NaN"));
         assert!(bad(vec![0, 0b0011_0000], vec![1.0]).contains("code 3 at row 2, column 1"));
         for byte in 0..=255 {

@@ -6,7 +6,7 @@ use super::*;
 use crate::packed::PackedMatrix;
 
 fn matrix() -> impl Strategy<Value = (usize, Vec<f32>)> {
-    (1usize..9, 1usize..40)
+    (1usize..9, 1usize..140)
         .prop_flat_map(|(rows, cols)| (Just(rows), proptest::collection::vec(-4f32..4.0, rows * cols)))
 }
 
@@ -19,7 +19,8 @@ fn quantized(scheme: &dyn WeightScheme, weights: &[f32], rows: usize) -> (Vec<i8
 fn check_weight_laws(scheme: &dyn WeightScheme, weights: &[f32], rows: usize) {
     let (codes, scales) = quantized(scheme, weights, rows);
     assert_eq!((&codes, &scales), (&quantized(scheme, weights, rows).0, &scales), "deterministic");
-    assert_eq!(scales.len(), scheme.granularity().scale_count(rows));
+    let cols = weights.len() / rows;
+    assert_eq!(scales.len(), scheme.granularity().scale_count(rows, cols));
     assert!(scales.iter().all(|s| s.is_finite() && *s > 0.0), "{}: scale {scales:?}", scheme.name());
     assert!(codes.iter().all(|&c| scheme.is_code(c)), "{}: codes {codes:?}", scheme.name());
     // Scaling by a power of two is exact, so the codes must not move and the scale must follow exactly; the floor of the
@@ -30,15 +31,16 @@ fn check_weight_laws(scheme: &dyn WeightScheme, weights: &[f32], rows: usize) {
         assert_eq!(codes, codes_2, "{}: equivariance", scheme.name());
         assert!(scales.iter().zip(&scales_2).all(|(a, b)| a * 2.0 == *b));
     }
-    let cols = weights.len() / rows;
-    let packed = PackedMatrix::pack(scheme.layout(), rows, cols, &codes, scales).expect("codes of the scheme pack");
+    let group = scheme.granularity().group_cols();
+    let packed = PackedMatrix::pack_grouped(scheme.layout(), [rows, cols], group, &codes, scales)
+        .expect("codes of the scheme pack");
     assert_eq!(packed.unpack(), codes, "{}: pack round trip", scheme.name());
 }
 
 proptest! {
     #[test]
     fn every_weight_scheme_keeps_the_laws((rows, weights) in matrix()) {
-        for scheme in WEIGHT_SCHEMES {
+        for scheme in WEIGHT_SCHEMES.iter().chain(GROUPED_SCHEMES) {
             check_weight_laws(*scheme, &weights, rows);
         }
     }
@@ -77,7 +79,7 @@ proptest! {
 
 #[test]
 fn zero_and_constant_matrices_have_positive_scales() {
-    for scheme in WEIGHT_SCHEMES {
+    for scheme in WEIGHT_SCHEMES.iter().chain(GROUPED_SCHEMES) {
         for value in [0.0, 1e-9, -3.0] {
             check_weight_laws(*scheme, &[value; 12], 3);
         }
@@ -118,6 +120,9 @@ fn normal_weights_give_the_known_share_of_zeros() {
 #[test]
 fn unknown_names_list_the_known_ones() {
     let reason = weight_scheme("trinary").err().expect("unknown");
-    assert_eq!(reason, "is `trinary`, expected one of: none, ternary, binary, int8, int4");
+    assert_eq!(
+        reason,
+        "is `trinary`, expected one of: none, ternary, binary, int8, int4, int8-g32, int8-g64, int8-g128, int4-g32, int4-g64, int4-g128"
+    );
     assert!(weight_scheme("none").expect("known").is_none());
 }

@@ -24,15 +24,23 @@ pub enum Granularity {
     Tensor,
     /// One scale for each row, i.e. for each output feature.
     Row,
+    /// One scale for so many adjacent columns of a row (the last of a row may have fewer).
+    Group(usize),
 }
 
 impl Granularity {
-    /// The number of scales of a matrix of `rows` rows.
-    pub fn scale_count(self, rows: usize) -> usize {
+    /// The number of scales of a `[rows, cols]` matrix, row by row.
+    pub fn scale_count(self, rows: usize, cols: usize) -> usize {
         match self {
             Self::Tensor => 1,
             Self::Row => rows,
+            Self::Group(group) => rows * cols.div_ceil(group),
         }
+    }
+
+    /// Adjacent columns that share a scale, where rows have several.
+    pub fn group_cols(self) -> Option<usize> {
+        if let Self::Group(group) = self { Some(group) } else { None }
     }
 }
 
@@ -76,9 +84,20 @@ pub trait ActivationScheme: Sync + Send {
     fn quantize(&self, x: &[f32], codes: &mut [i8]) -> f32;
 }
 
-/// Every weight scheme, by name; `none` is the absence of one.
+/// Every weight scheme that can be trained, by name; `none` is the absence of one.
 pub static WEIGHT_SCHEMES: &[&dyn WeightScheme] =
-    &[&ternary::AbsMean, &binary::CentredSign, &integer::Int8, &integer::Int4];
+    &[&ternary::AbsMean, &binary::CentredSign, &integer::INT8, &integer::INT4];
+
+/// Schemes with a scale for each group of columns, by name: what post-training quantizers use. They are for inference; no
+/// estimator trains them.
+pub static GROUPED_SCHEMES: &[&dyn WeightScheme] = &[
+    &integer::INT8_G32,
+    &integer::INT8_G64,
+    &integer::INT8_G128,
+    &integer::INT4_G32,
+    &integer::INT4_G64,
+    &integer::INT4_G128,
+];
 
 /// Every activation scheme, by name; `none` is the absence of one.
 pub static ACTIVATION_SCHEMES: &[&dyn ActivationScheme] = &[&activation::AbsMaxInt8];
@@ -91,7 +110,7 @@ pub const NONE: &str = "none";
 /// # Errors
 /// The list of known names, if `name` is none of them.
 pub fn weight_scheme(name: &str) -> Result<Option<&'static dyn WeightScheme>, String> {
-    lookup(name, WEIGHT_SCHEMES, |scheme| scheme.name())
+    lookup(name, &[WEIGHT_SCHEMES, GROUPED_SCHEMES], |scheme| scheme.name())
 }
 
 /// Looks an activation scheme up; `Ok(None)` for `"none"`.
@@ -99,7 +118,7 @@ pub fn weight_scheme(name: &str) -> Result<Option<&'static dyn WeightScheme>, St
 /// # Errors
 /// The list of known names, if `name` is none of them.
 pub fn activation_scheme(name: &str) -> Result<Option<&'static dyn ActivationScheme>, String> {
-    lookup(name, ACTIVATION_SCHEMES, |scheme| scheme.name())
+    lookup(name, &[ACTIVATION_SCHEMES], |scheme| scheme.name())
 }
 
 /// The one floating-point expression behind an integer BitLinear sum: `sum * step * scale`.
@@ -110,6 +129,14 @@ pub fn activation_scheme(name: &str) -> Result<Option<&'static dyn ActivationSch
 #[inline(always)]
 pub fn rescale(sum: i32, step: f32, scale: f32) -> f32 {
     (sum as f32 * step) * scale
+}
+
+/// [`rescale`] where rows have several scales: `(sum_0 * scale_0 + sum_1 * scale_1 + ...) * step`, from the first group to
+/// the last, each addition rounded. `total` begins at 0 and takes the groups one by one; at the end it is multiplied by the
+/// step. So kernels that add whole rows of groups, and those that add one, differ in no bit.
+#[inline(always)]
+pub fn add_group(total: f32, sum: i32, scale: f32) -> f32 {
+    total + sum as f32 * scale
 }
 
 /// Rounds half to even; exact for `|x| <= 2^22`, and free of library calls so that loops vectorize.
@@ -167,14 +194,15 @@ fn abs_max(x: &[f32]) -> f32 {
 
 fn lookup<T: ?Sized>(
     name: &str,
-    all: &'static [&'static T],
+    tables: &[&'static [&'static T]],
     name_of: fn(&T) -> &'static str,
 ) -> Result<Option<&'static T>, String> {
     if name == NONE {
         return Ok(None);
     }
-    all.iter().copied().find(|scheme| name_of(scheme) == name).map(Some).ok_or_else(|| {
-        let known: Vec<_> = all.iter().map(|scheme| name_of(scheme)).collect();
+    let all = || tables.iter().copied().flatten().copied();
+    all().find(|scheme| name_of(scheme) == name).map(Some).ok_or_else(|| {
+        let known: Vec<_> = all().map(name_of).collect();
         format!("is `{name}`, expected one of: {NONE}, {}", known.join(", "))
     })
 }

@@ -10,7 +10,7 @@ use bitnet_model::weights::{FloatMatrix, FloatType, LayerWeights, LinearWeights}
 use bitnet_model::{ModelConfig, Result};
 use rand::Rng;
 
-pub const WEIGHT_SCHEMES: [&str; 4] = ["ternary", "binary", "int8", "int4"];
+pub const WEIGHT_SCHEMES: [&str; 6] = ["ternary", "binary", "int8", "int4", "int4-g32", "int8-g128"];
 
 /// Two blocks of odd widths, so that no packed row count divides by the codes in a byte.
 pub fn config(weight_scheme: &str) -> ModelConfig {
