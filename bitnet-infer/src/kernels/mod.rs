@@ -46,7 +46,7 @@ use half::{bf16, f16};
 pub(crate) use aligned::{AlignedVec, Element};
 use float::FloatFn;
 pub(crate) use float::{FLOAT_PADDING, FLOAT_ROWS, FloatStore, Floats, float_sums};
-pub(crate) use grouped::GroupedMatrix;
+pub(crate) use grouped::{GroupedMatrix, GroupedRows};
 use layout::Job;
 pub use layout::{CodeKind, MAX_COLS, Ternary};
 pub(crate) use layout::{CodeMatrix, CodeRows, FloatRows, padded_cols};

@@ -15,25 +15,18 @@
 
 use std::ops::Range;
 
-use bitnet_model::quant::weight_scheme;
+use bitnet_model::quant::{WeightScheme, weight_scheme};
 
 use super::super::table::Table;
 use super::bands;
-use crate::kernels::{AlignedVec, CodeKind, CodeMatrix, CodeRows, Kernel, padded_cols};
+use crate::kernels::{AlignedVec, CodeKind, CodeMatrix, CodeRows, GroupedMatrix, GroupedRows, Kernel, padded_cols};
 
 /// A `[rows, cols]` matrix of codes.
-pub(super) struct Coded {
-    rows: usize,
-    cols: usize,
-    blocks: Vec<Block>,
-}
-
-/// Some adjacent columns of all rows.
-struct Block {
-    cols: Range<usize>,
-    matrix: CodeMatrix,
-    /// One scale a row.
-    scales: Vec<f32>,
+pub(super) enum Coded {
+    /// A scale for each row.
+    Rows { matrix: CodeMatrix, scales: Vec<f32> },
+    /// A scale for each group of columns.
+    Groups(GroupedMatrix),
 }
 
 /// What is lost in a row, rounded up.
@@ -48,28 +41,61 @@ pub(super) struct RowError {
 impl Coded {
     /// Eight bits, a scale for each row.
     pub fn int8(table: &Table, kernel: &'static Kernel) -> Self {
-        let (block, _) = Block::new(table, CodeKind::Int8, "int8", 0..table.cols(), kernel, |_, _, _| ());
-        Self { rows: table.rows(), cols: table.cols(), blocks: vec![block] }
+        Self::rows_of(table, kernel, |_, _, _| ()).0
     }
 
     /// As [`Self::int8`], with what is lost in each row.
     pub fn int8_with_errors(table: &Table, kernel: &'static Kernel) -> (Self, Vec<RowError>) {
-        let (block, errors) = Block::new(table, CodeKind::Int8, "int8", 0..table.cols(), kernel, row_error);
-        (Self { rows: table.rows(), cols: table.cols(), blocks: vec![block] }, errors)
+        Self::rows_of(table, kernel, row_error)
+    }
+
+    /// Codes `table` in eight bits, straight from its rows; `note` makes of a row's floats, codes and scale what is returned
+    /// for it.
+    fn rows_of<N: Copy + Default + Send>(
+        table: &Table,
+        kernel: &'static Kernel,
+        note: impl Fn(&[f32], &[i8], f32) -> N + Sync,
+    ) -> (Self, Vec<N>) {
+        let write = |row: usize, codes: &mut [i8]| {
+            let values = floats_of(table, row);
+            let scale = scheme("int8").quantize(&values, 1, codes)[0];
+            (scale, note(&values, codes, scale))
+        };
+        let (matrix, rows) = CodeMatrix::from_rows(CodeKind::Int8, [table.rows(), table.cols()], kernel, write);
+        let (scales, notes) = rows.into_iter().unzip();
+        (Self::Rows { matrix, scales }, notes)
     }
 
     /// Four bits, a scale for each 32 columns of a row: five bits a weight.
     pub fn int4(table: &Table, kernel: &'static Kernel) -> Self {
-        let starts = (0..table.cols()).step_by(INT4_COLS);
-        let block = |start: usize| {
-            let cols = start..table.cols().min(start + INT4_COLS);
-            Block::new(table, CodeKind::Int4, "int4", cols, kernel, |_, _, _| ()).0
+        let scheme = scheme("int4-g32");
+        let group = scheme.granularity().group_cols().expect("a scheme of groups");
+        let write = |row: usize, codes: &mut [i8], scales: &mut [f32]| {
+            scales.copy_from_slice(&scheme.quantize(&floats_of(table, row), 1, codes));
         };
-        Self { rows: table.rows(), cols: table.cols(), blocks: starts.map(block).collect() }
+        let shape = [table.rows(), table.cols()];
+        Self::Groups(GroupedMatrix::from_rows(CodeKind::Int4, shape, group, kernel, write))
     }
 
     pub fn byte_count(&self) -> usize {
-        self.blocks.iter().map(|block| block.matrix.byte_count() + block.scales.len() * size_of::<f32>()).sum()
+        match self {
+            Self::Rows { matrix, scales } => matrix.byte_count() + size_of_val(&scales[..]),
+            Self::Groups(matrix) => matrix.byte_count(),
+        }
+    }
+
+    pub fn cols(&self) -> usize {
+        match self {
+            Self::Rows { matrix, .. } => matrix.cols(),
+            Self::Groups(matrix) => matrix.cols(),
+        }
+    }
+
+    fn rows(&self) -> usize {
+        match self {
+            Self::Rows { matrix, .. } => matrix.rows(),
+            Self::Groups(matrix) => matrix.rows(),
+        }
     }
 
     /// `out = x W^T`, `[tokens, rows]`.
@@ -77,74 +103,99 @@ impl Coded {
     /// # Panics
     /// If `out` or `x` does not fit.
     pub fn forward(&self, x: &[Planes], out: &mut [f32]) {
-        assert_eq!(out.len(), x.len() * self.rows, "an output for each token and row");
-        for (x, out) in x.chunks(TOKENS_AT_ONCE).zip(out.chunks_mut(TOKENS_AT_ONCE * self.rows.max(1))) {
-            let inputs: Vec<BlockCodes> = self.blocks.iter().map(|block| BlockCodes::new(x, &block.cols)).collect();
-            bands(out, self.rows, PANEL_ROWS, |rows, mut out| {
-                let mut sums = vec![0i32; 2 * x.len() * PANEL_ROWS];
-                for start in rows.clone().step_by(PANEL_ROWS) {
-                    let panel = start..rows.end.min(start + PANEL_ROWS);
-                    let mut out: Vec<&mut [f32]> =
-                        out.iter_mut().map(|out| &mut out[start - rows.start..][..panel.len()]).collect();
-                    self.panel(panel, x, &inputs, &mut sums, &mut out);
-                }
-            });
-        }
-    }
-
-    fn panel(&self, rows: Range<usize>, x: &[Planes], inputs: &[BlockCodes], sums: &mut [i32], out: &mut [&mut [f32]]) {
-        out.iter_mut().for_each(|out| out.fill(0.0));
-        for (block, input) in self.blocks.iter().zip(inputs) {
-            let group = block.matrix.group_rows();
-            let groups = rows.start / group..rows.end.div_ceil(group);
-            let width = groups.len() * group;
-            let sums = &mut sums[..2 * x.len() * width];
-            block.matrix.sums(groups, input.rows(), 0..2 * x.len(), sums);
-            let scales = &block.scales[rows.clone()];
-            for (sums, out) in sums.chunks(2 * width).zip(out.iter_mut()) {
-                let (high, low) = sums.split_at(width);
-                for (((out, &high), &low), scale) in out.iter_mut().zip(high).zip(low).zip(scales) {
-                    // Exact in f64, rounded once.
-                    *out += (f64::from(high) * 256.0 + f64::from(low)) as f32 * scale;
+        let rows = self.rows();
+        assert_eq!(out.len(), x.len() * rows, "an output for each token and row");
+        for (x, out) in x.chunks(TOKENS_AT_ONCE).zip(out.chunks_mut(TOKENS_AT_ONCE * rows.max(1))) {
+            let codes = Codes::new(x, self.cols());
+            match self {
+                Self::Rows { matrix, scales } => panels(out, rows, PANEL_ROWS, |rows, out| {
+                    row_panel(matrix, scales, rows, &codes, out);
+                    finish(x, out);
+                }),
+                Self::Groups(matrix) => {
+                    let codes = matrix.codes(codes.rows());
+                    panels(out, rows, matrix.panel_rows(), |rows, out| {
+                        group_panel(matrix, rows, &codes, 2 * x.len(), out);
+                        finish(x, out);
+                    });
                 }
             }
         }
-        for (x, out) in x.iter().zip(out) {
-            out.iter_mut().for_each(|out| *out *= x.step);
-        }
-    }
-
-    pub fn cols(&self) -> usize {
-        self.cols
     }
 }
 
-impl Block {
-    /// Codes the columns `cols` of `table` by the scheme `name`, straight from its rows; `note` makes of a row's floats, codes
-    /// and scale what is returned for it.
-    fn new<N: Copy + Default + Send>(
-        table: &Table,
-        kind: CodeKind,
-        name: &str,
-        cols: Range<usize>,
-        kernel: &'static Kernel,
-        note: impl Fn(&[f32], &[i8], f32) -> N + Sync,
-    ) -> (Self, Vec<N>) {
-        let scheme = weight_scheme(name).expect("in the table").expect("a scheme");
-        let width = cols.len();
-        let write = |row: usize, codes: &mut [i8]| {
-            let mut values = vec![0f32; width];
-            table.row_to_f32(row, cols.clone(), &mut values);
-            let scale = scheme.quantize(&values, 1, codes)[0];
-            if row.is_multiple_of(RELEASE_ROWS) {
-                table.release();
-            }
-            (scale, note(&values, codes, scale))
-        };
-        let (matrix, rows) = CodeMatrix::from_rows(kind, [table.rows(), width], kernel, write);
-        let (scales, notes) = rows.into_iter().unzip();
-        (Self { cols, matrix, scales }, notes)
+/// Computes the rows of `out`, `[tokens, rows]`, panel by panel on the current pool.
+fn panels(
+    out: &mut [f32],
+    rows: usize,
+    panel_rows: usize,
+    compute: impl Fn(Range<usize>, &mut [&mut [f32]]) + Send + Sync,
+) {
+    bands(out, rows, panel_rows, |rows, mut out| {
+        for start in rows.clone().step_by(panel_rows) {
+            let panel = start..rows.end.min(start + panel_rows);
+            let mut out: Vec<&mut [f32]> =
+                out.iter_mut().map(|out| &mut out[start - rows.start..][..panel.len()]).collect();
+            compute(panel, &mut out);
+        }
+    });
+}
+
+fn row_panel(matrix: &CodeMatrix, scales: &[f32], rows: Range<usize>, codes: &Codes, out: &mut [&mut [f32]]) {
+    let group = matrix.group_rows();
+    let groups = rows.start / group..rows.end.div_ceil(group);
+    let width = groups.len() * group;
+    let mut sums = vec![0i32; 2 * out.len() * width];
+    matrix.sums(groups, codes.rows(), 0..2 * out.len(), &mut sums);
+    for (sums, out) in sums.chunks(2 * width).zip(out) {
+        out.fill(0.0);
+        add_planes(sums, &scales[rows.clone()], out);
     }
+}
+
+fn group_panel(
+    matrix: &GroupedMatrix,
+    rows: Range<usize>,
+    codes: &GroupedRows<i8>,
+    planes: usize,
+    out: &mut [&mut [f32]],
+) {
+    let width = matrix.panel_rows();
+    out.iter_mut().for_each(|out| out.fill(0.0));
+    matrix.each_group(rows.start / width, codes, 0..planes, |sums, scales| {
+        for (sums, out) in sums.chunks(2 * width).zip(out.iter_mut()) {
+            add_planes(sums, scales, out);
+        }
+    });
+}
+
+/// Adds the products of both planes of a token.
+fn add_planes(sums: &[i32], scales: &[f32], out: &mut [f32]) {
+    let (high, low) = sums.split_at(sums.len() / 2);
+    for (((out, &high), &low), scale) in out.iter_mut().zip(high).zip(low).zip(scales) {
+        // Exact in f64, rounded once.
+        *out += (f64::from(high) * 256.0 + f64::from(low)) as f32 * scale;
+    }
+}
+
+fn finish(x: &[Planes], out: &mut [&mut [f32]]) {
+    for (x, out) in x.iter().zip(out) {
+        out.iter_mut().for_each(|out| *out *= x.step);
+    }
+}
+
+/// A row of the table; now and then the memory of a mapped table is given back.
+fn floats_of(table: &Table, row: usize) -> Vec<f32> {
+    let mut values = vec![0f32; table.cols()];
+    table.row_to_f32(row, 0..table.cols(), &mut values);
+    if row.is_multiple_of(RELEASE_ROWS) {
+        table.release();
+    }
+    values
+}
+
+fn scheme(name: &str) -> &'static dyn WeightScheme {
+    weight_scheme(name).ok().flatten().expect("in the table")
 }
 
 /// A hidden state in two planes of codes, see the top of this file.
@@ -181,21 +232,21 @@ impl Planes {
     }
 }
 
-/// Both planes of some tokens, one after the other, for the columns of a block.
-struct BlockCodes {
+/// Both planes of some tokens, one after the other.
+struct Codes {
     codes: AlignedVec<i8>,
     sums: Vec<i32>,
     cols: usize,
 }
 
-impl BlockCodes {
-    fn new(x: &[Planes], cols: &Range<usize>) -> Self {
-        let stride = padded_cols(cols.len());
+impl Codes {
+    fn new(x: &[Planes], cols: usize) -> Self {
+        let stride = padded_cols(cols);
         let mut codes = AlignedVec::zeroed(2 * x.len() * stride);
-        let planes = x.iter().flat_map(|x| [&x.high, &x.low]).map(|plane| &plane[cols.clone()]);
-        codes.chunks_mut(stride).zip(planes).for_each(|(codes, plane)| codes[..cols.len()].copy_from_slice(plane));
+        let planes = x.iter().flat_map(|x| [&x.high, &x.low]);
+        codes.chunks_mut(stride).zip(planes).for_each(|(codes, plane)| codes[..cols].copy_from_slice(plane));
         let sums = codes.chunks(stride).map(|codes| codes.iter().map(|&code| i32::from(code)).sum()).collect();
-        Self { codes, sums, cols: cols.len() }
+        Self { codes, sums, cols }
     }
 
     fn rows(&self) -> CodeRows<'_> {
@@ -221,9 +272,6 @@ fn row_error(values: &[f32], codes: &[i8], scale: f32) -> RowError {
 
 /// The largest code of a hidden state: 127 in both planes.
 const LARGEST_CODE: f32 = 32639.0;
-
-/// Columns that share a scale in `int4`.
-const INT4_COLS: usize = 32;
 
 /// Rows whose sums are kept at a time; a multiple of every kernel's group.
 const PANEL_ROWS: usize = 256;
