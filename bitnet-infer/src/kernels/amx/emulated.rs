@@ -37,6 +37,8 @@ pub(super) fn unpack_base3(block: &[u8; 64], slots: &mut [[u8; 64]; base3::SLOTS
 
 /// Eight tiles. A fault of an instruction is a panic that names it.
 pub(super) struct Emulated {
+    /// What accesses to memory are checked against.
+    config: Config,
     /// Rows, and bytes of a row, of each tile; `None` before the first `ldtilecfg`.
     shapes: Option<[[usize; 2]; TILES]>,
     tiles: [[[u8; ROW_BYTES]; ROWS]; TILES],
@@ -44,7 +46,7 @@ pub(super) struct Emulated {
 
 impl Emulated {
     pub(super) fn new() -> Self {
-        Self { shapes: None, tiles: [[[0; ROW_BYTES]; ROWS]; TILES] }
+        Self { config: Config::none(), shapes: None, tiles: [[[0; ROW_BYTES]; ROWS]; TILES] }
     }
 
     /// `ldtilecfg`.
@@ -89,6 +91,7 @@ impl Emulated {
 
 impl Tiles for Emulated {
     fn configure(&mut self, config: &Config) {
+        self.config = *config;
         // SAFETY: a `Config` is 64 bytes of numbers without gaps.
         self.load_config(&unsafe { std::mem::transmute::<Config, [u8; 64]>(*config) });
     }
@@ -99,10 +102,12 @@ impl Tiles for Emulated {
 
     fn load<const TILE: usize, E: Element>(&mut self, from: &[E], stride: usize) {
         let (from, stride) = (bytes_of(from), stride * size_of::<E>());
+        self.config.check(TILE, from.len(), stride);
         self.write(TILE, |row, row_bytes| &from[row * stride..][..row_bytes]);
     }
 
     fn store<const TILE: usize>(&self, to: &mut [i32], stride: usize) {
+        self.config.check(TILE, size_of_val(to), stride * size_of::<i32>());
         let [rows, row_bytes] = self.shape(TILE);
         for (row, words) in self.words(TILE)[..rows].iter().enumerate() {
             let to = to[row * stride..][..row_bytes / 4].iter_mut();
