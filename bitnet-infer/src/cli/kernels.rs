@@ -35,7 +35,7 @@ pub fn run(args: &Args, chosen: &'static Kernel) -> Result<()> {
         let state = match (kernel.is_supported(), kernel.name == chosen.name) {
             (_, true) => "runs here, chosen",
             (true, false) => "runs here",
-            (false, false) => "this CPU lacks its instructions",
+            (false, false) => "this CPU or system lacks its instructions",
         };
         format!("{:<16}{state}\n", kernel.name)
     };

@@ -22,7 +22,7 @@ fn kernels() -> Vec<&'static Kernel> {
         }
     }
     for kernel in KERNELS.iter().filter(|kernel| !kernel.is_supported()) {
-        println!("skipped: kernel `{}` needs instructions that this CPU lacks", kernel.name);
+        println!("skipped: kernel `{}` needs instructions that this CPU or system lacks", kernel.name);
     }
     supported().collect()
 }

@@ -181,9 +181,10 @@ pub fn by_name(name: &str) -> Result<&'static Kernel, String> {
     let usable = || supported().map(|kernel| kernel.name).collect::<Vec<_>>().join(", ");
     match KERNELS.iter().find(|kernel| kernel.name == name) {
         Some(kernel) if kernel.is_supported() => Ok(kernel),
-        Some(_) => {
-            Err(format!("kernel `{name}` needs instructions that this CPU lacks, expected one of: {}", usable()))
-        }
+        Some(_) => Err(format!(
+            "kernel `{name}` needs instructions that this CPU or system lacks, expected one of: {}",
+            usable()
+        )),
         None => Err(format!("there is no kernel `{name}`, expected one of: {}", usable())),
     }
 }

@@ -37,6 +37,8 @@ pub(super) fn unpack_base3(block: &[u8; 64], slots: &mut [[u8; 64]; base3::SLOTS
 
 /// Eight tiles. A fault of an instruction is a panic that names it.
 pub(super) struct Emulated {
+    /// What accesses to memory are checked against.
+    config: Config,
     /// Rows, and bytes of a row, of each tile; `None` before the first `ldtilecfg`.
     shapes: Option<[[usize; 2]; TILES]>,
     tiles: [[[u8; ROW_BYTES]; ROWS]; TILES],
@@ -44,7 +46,7 @@ pub(super) struct Emulated {
 
 impl Emulated {
     pub(super) fn new() -> Self {
-        Self { shapes: None, tiles: [[[0; ROW_BYTES]; ROWS]; TILES] }
+        Self { config: Config::none(), shapes: None, tiles: [[[0; ROW_BYTES]; ROWS]; TILES] }
     }
 
     /// `ldtilecfg`.
@@ -72,39 +74,44 @@ impl Emulated {
         [rows, row_bytes]
     }
 
-    /// Replaces a tile; whatever lies beyond its shape is zero.
-    fn write(&mut self, tile: usize, row: impl Fn(usize, usize) -> u8) {
+    /// Replaces a tile by rows of `row_bytes` bytes; whatever lies beyond its shape is zero.
+    fn write<'a>(&mut self, tile: usize, row: impl Fn(usize, usize) -> &'a [u8]) {
         let [rows, row_bytes] = self.shape(tile);
-        let byte = |r, i| if r < rows && i < row_bytes { row(r, i) } else { 0 };
-        self.tiles[tile] = std::array::from_fn(|r| std::array::from_fn(|i| byte(r, i)));
+        self.tiles[tile] = [[0; ROW_BYTES]; ROWS];
+        for (r, bytes) in self.tiles[tile][..rows].iter_mut().enumerate() {
+            bytes[..row_bytes].copy_from_slice(row(r, row_bytes));
+        }
     }
 
-    fn word(&self, tile: usize, row: usize, word: usize) -> [u8; 4] {
-        self.tiles[tile][row].as_chunks().0[word]
+    /// The words of each row.
+    fn words(&self, tile: usize) -> [[[u8; 4]; ROW_BYTES / 4]; ROWS] {
+        self.tiles[tile].map(|row| std::array::from_fn(|word| row.as_chunks().0[word]))
     }
 }
 
 impl Tiles for Emulated {
     fn configure(&mut self, config: &Config) {
+        self.config = *config;
         // SAFETY: a `Config` is 64 bytes of numbers without gaps.
         self.load_config(&unsafe { std::mem::transmute::<Config, [u8; 64]>(*config) });
     }
 
     fn zero<const TILE: usize>(&mut self) {
-        self.write(TILE, |_, _| 0);
+        self.write(TILE, |_, row_bytes| &[0; ROW_BYTES][..row_bytes]);
     }
 
     fn load<const TILE: usize, E: Element>(&mut self, from: &[E], stride: usize) {
         let (from, stride) = (bytes_of(from), stride * size_of::<E>());
-        self.write(TILE, |row, i| from[row * stride + i]);
+        self.config.check(TILE, from.len(), stride);
+        self.write(TILE, |row, row_bytes| &from[row * stride..][..row_bytes]);
     }
 
     fn store<const TILE: usize>(&self, to: &mut [i32], stride: usize) {
+        self.config.check(TILE, size_of_val(to), stride * size_of::<i32>());
         let [rows, row_bytes] = self.shape(TILE);
-        for row in 0..rows {
-            for word in 0..row_bytes / 4 {
-                to[row * stride + word] = i32::from_le_bytes(self.word(TILE, row, word));
-            }
+        for (row, words) in self.words(TILE)[..rows].iter().enumerate() {
+            let to = to[row * stride..][..row_bytes / 4].iter_mut();
+            to.zip(words).for_each(|(to, word)| *to = i32::from_le_bytes(*word));
         }
     }
 
@@ -116,16 +123,17 @@ impl Tiles for Emulated {
         assert_eq!(sum_bytes, b_bytes, "#UD: columns of sums and b");
         assert_eq!(a_bytes / 4, b_rows, "#UD: columns of a and rows of b");
         assert!([sum_bytes, a_bytes, b_bytes].iter().all(|bytes| bytes % 4 == 0), "#UD: rows of whole fours");
-        for m in 0..sum_rows {
-            for n in 0..sum_bytes / 4 {
-                let mut sum = i32::from_le_bytes(self.word(SUMS, m, n));
-                for k in 0..b_rows {
-                    let (a, b) = (self.word(A, m, k), self.word(B, k, n));
-                    let products = a.iter().zip(b).map(|(&a, b)| i32::from(a as i8) * i32::from(b));
-                    sum = sum.wrapping_add(products.sum());
+        let (a, b) = (self.words(A), self.words(B));
+        for (m, words) in self.words(SUMS)[..sum_rows].iter().enumerate() {
+            let mut sums = words.map(i32::from_le_bytes);
+            for (a, b) in a[m].iter().zip(&b[..b_rows]) {
+                for (sum, b) in sums.iter_mut().zip(b) {
+                    let products: [i32; 4] = std::array::from_fn(|j| i32::from(a[j] as i8) * i32::from(b[j]));
+                    *sum = sum.wrapping_add(products.iter().sum());
                 }
-                self.tiles[SUMS][m][4 * n..][..4].copy_from_slice(&sum.to_le_bytes());
             }
+            let bytes = self.tiles[SUMS][m].as_chunks_mut().0;
+            bytes[..sum_bytes / 4].iter_mut().zip(sums).for_each(|(bytes, sum)| *bytes = sum.to_le_bytes());
         }
     }
 }

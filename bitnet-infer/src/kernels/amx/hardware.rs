@@ -1,8 +1,9 @@
 //! The tiles of the CPU, by inline assembly: the intrinsics are not stable.
 //!
-//! A tile keeps its value from one `asm!` block to the next. The compiler knows tiles only as registers that may be
-//! clobbered, puts nothing into them and saves none, and no other code of this program names one; blocks that are not `pure` keep
-//! their order. Signal handlers and other threads have tiles of their own (the system saves them with the vectors).
+//! A tile must keep its value from one `asm!` block to the next, so no block names one as clobbered, which would say that its
+//! value is lost. That is sound because nothing else could hold a value there, or change one: the compiler knows tiles only
+//! as registers to clobber and no function here is compiled for AMX, no other code of this program names one, blocks that
+//! are not `pure` keep their order, and the system saves the tiles of each thread with its vectors.
 
 use std::arch::asm;
 use std::arch::x86_64::{__cpuid_count, _xgetbv};

@@ -93,14 +93,16 @@ fn what_the_cpu_refuses_is_refused() {
         tiles.add_products::<1, 1, 2>();
     });
     // What memory does not hold is refused before the instruction.
-    for (len, stride, ok) in [(15 * 70 + 64, 70, true), (15 * 70 + 63, 70, false), (1024, 64, true), (1023, 64, false)]
+    for (len, stride, fits) in [(15 * 18 + 16, 18, true), (15 * 18 + 15, 18, false), (256, 16, true), (255, 16, false)]
     {
-        let load = catch_unwind(|| {
+        let run = |access: &dyn Fn(&mut Emulated)| {
             let mut tiles = Emulated::new();
             tiles.configure(&Config::new([B; 8]));
-            tiles.load::<7, _>(&vec![0u8; len], stride);
-        });
-        assert_eq!(load.is_ok(), ok, "{len} bytes, {stride} apart");
+            catch_unwind(AssertUnwindSafe(|| access(&mut tiles))).is_ok()
+        };
+        assert_eq!(run(&|tiles| tiles.load::<7, _>(&vec![0i32; len], stride)), fits, "{len}, {stride} apart");
+        assert_eq!(run(&|tiles| tiles.load::<7, _>(&vec![0i8; 4 * len], 4 * stride)), fits, "{len}, {stride} apart");
+        assert_eq!(run(&|tiles| tiles.store::<7>(&mut vec![0; len], stride)), fits, "{len}, {stride} apart");
     }
     // Byte, value.
     for (at, value) in
