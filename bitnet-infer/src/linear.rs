@@ -105,6 +105,49 @@ impl Activations {
         Self { tokens, cols, stride, inputs: Inputs::Codes { codes: padded, steps, sums } }
     }
 
+    /// An empty batch, to be filled by [`Activations::refill`].
+    pub fn empty() -> Self {
+        let codes = AlignedVec::zeroed(0);
+        Self { tokens: 0, cols: 1, stride: 0, inputs: Inputs::Codes { codes, steps: Vec::new(), sums: Vec::new() } }
+    }
+
+    /// Becomes a batch of quantized inputs in the memory of an earlier one of the same size. Each task writes the `some`
+    /// tokens (the last task: those that are left) that belong to its own piece of whatever else the caller computes along
+    /// the way.
+    ///
+    /// # Panics
+    /// If there is not a task for each `some` tokens.
+    pub fn refill<T: Send>(
+        &mut self,
+        [tokens, cols, some]: [usize; 3],
+        tasks: Vec<T>,
+        work: impl Fn(T, CodeWriter) + Send + Sync,
+    ) {
+        assert_eq!(tasks.len(), tokens.div_ceil(some.max(1)), "a task for each {some} of {tokens} tokens");
+        let stride = padded_cols(cols);
+        let fits = matches!(&self.inputs, Inputs::Codes { codes, .. } if codes.len() == tokens * stride);
+        if !fits || self.cols != cols {
+            let codes = AlignedVec::zeroed(tokens * stride);
+            self.inputs = Inputs::Codes { codes, steps: vec![0.0; tokens], sums: vec![0; tokens] };
+            (self.tokens, self.cols, self.stride) = (tokens, cols, stride);
+        }
+        let Inputs::Codes { codes, steps, sums } = &mut self.inputs else {
+            unreachable!("codes since the lines above")
+        };
+        let rows = codes.chunks_mut(some * stride).zip(steps.chunks_mut(some)).zip(sums.chunks_mut(some));
+        team::each(tasks.into_iter().zip(rows).collect(), |(task, ((codes, steps), sums))| {
+            work(task, CodeWriter { cols, stride, codes, steps, sums });
+        });
+    }
+
+    /// The codes of all tokens with the distance from one token to the next, or `None` if the inputs are not quantized.
+    pub fn padded_codes(&self) -> Option<(&[i8], usize)> {
+        match &self.inputs {
+            Inputs::Codes { codes, .. } => Some((codes, self.stride)),
+            Inputs::Floats(_) => None,
+        }
+    }
+
     /// Tokens in the batch.
     pub fn tokens(&self) -> usize {
         self.tokens
@@ -129,6 +172,27 @@ impl Activations {
             Inputs::Codes { steps, .. } => Some(steps),
             Inputs::Floats(_) => None,
         }
+    }
+}
+
+/// The tokens of one task of [`Activations::refill`].
+pub struct CodeWriter<'a> {
+    cols: usize,
+    stride: usize,
+    codes: &'a mut [i8],
+    steps: &'a mut [f32],
+    sums: &'a mut [i32],
+}
+
+impl CodeWriter<'_> {
+    /// Quantizes `x` as token `token` of this task.
+    ///
+    /// # Panics
+    /// If there is no such token or `x` has other columns.
+    pub fn quantize(&mut self, token: usize, x: &[f32], scheme: &dyn ActivationScheme) {
+        let codes = &mut self.codes[token * self.stride..][..self.cols];
+        self.steps[token] = scheme.quantize(x, codes);
+        self.sums[token] = code_sum(codes);
     }
 }
 

@@ -17,6 +17,8 @@ pub enum Stream {
     Data = 2,
     /// Sampling of tokens during generation.
     Sampling = 3,
+    /// Rounding up or down at random.
+    Rounding = 4,
     /// The built-in stories.
     Stories = 5,
     /// Random weights and inputs of benchmarks.

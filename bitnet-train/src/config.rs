@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 pub use resolve::Run;
 
 use crate::data::{DataConfig, TokenizerConfig};
+use crate::ops::{Backward, Precision};
 use crate::optim::{AdamWConfig, ScheduleConfig};
 
 /// What a config file says. Unknown keys are refused; keys with a default may be left out. Written back whole, defaults
@@ -143,6 +144,15 @@ pub struct TrainSection {
     /// Steps between two lines of metrics.
     #[serde(default = "ten")]
     pub log_every: u64,
+    /// `f32`, or `bf16`: what the factors of the backward pass's products are rounded to.
+    #[serde(default)]
+    pub precision: Precision,
+    /// Whether the backward pass computes each block again instead of keeping what it needs of all of them.
+    #[serde(default)]
+    pub gradient_checkpointing: bool,
+    /// `float`, or `int8`: whether the gradients that enter a projection's backward products are quantized.
+    #[serde(default)]
+    pub backward: Backward,
 }
 
 /// `[evaluation]`.

@@ -1,5 +1,6 @@
 //! The command line: what a person types, turned into calls of the library.
 
+mod bench;
 mod environment;
 mod export;
 mod run;
@@ -26,6 +27,8 @@ enum Command {
     Resume(run::ResumeArgs),
     /// Packs a checkpoint of a run into a model folder for bitnet-infer.
     Export(export::ExportArgs),
+    /// Measures how fast a model trains here, and where the time goes.
+    Bench(bench::BenchArgs),
     /// Prints built-in stories.
     Stories(stories::StoriesArgs),
 }
@@ -40,6 +43,7 @@ impl Cli {
             Command::Run(args) => args.run(),
             Command::Resume(args) => args.run(),
             Command::Export(args) => args.run(),
+            Command::Bench(args) => args.run(),
             Command::Stories(args) => args.run(),
         }
     }

@@ -68,7 +68,7 @@ impl ResumeArgs {
 }
 
 /// The thread pool of every op, of the matrix products and of the engine that samples.
-fn start_threads(threads: usize) -> Result<()> {
+pub(super) fn start_threads(threads: usize) -> Result<()> {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().context("cannot start threads")
 }
 

@@ -12,7 +12,7 @@ use bitnet_model::{files, quant};
 use super::{RunConfig, overrides};
 use crate::data::TokenizerConfig;
 use crate::nn::estimator::{self, Estimator};
-use crate::ops::{self, Ops};
+use crate::ops::{self, Backward, FusedSettings, Ops};
 
 /// A run whose config has been checked.
 ///
@@ -38,13 +38,21 @@ impl Run {
         let origin = path.display().to_string();
         let bytes = files::read_bounded(path, 1 << 20)?;
         let text = String::from_utf8(bytes).map_err(|_| anyhow!("{origin}: is not UTF-8 text"))?;
-        let mut table: toml::Table = text.parse().map_err(|e| toml_error(&origin, &text, true, &e))?;
+        Self::parse(&text, origin, assignments)
+    }
+
+    /// The same for a text that is there already; `origin` names it in messages.
+    ///
+    /// # Errors
+    /// As [`Run::read`].
+    pub fn parse(text: &str, origin: String, assignments: &[String]) -> Result<Self> {
+        let mut table: toml::Table = text.parse().map_err(|e| toml_error(&origin, text, true, &e))?;
         for assignment in assignments {
             overrides::apply(&mut table, assignment).map_err(|e| anyhow!(e))?;
         }
         // Through text again where it was changed, so that an error has a line to show.
         let (text, numbered) = match assignments {
-            [] => (text, true),
+            [] => (text.to_owned(), true),
             _ => (toml::to_string(&table).context("a parsed TOML file prints")?, false),
         };
         let config: RunConfig = toml::from_str(&text).map_err(|e| {
@@ -69,7 +77,13 @@ impl Run {
         if name.is_empty() || name.contains(['/', '\\']) || name.starts_with('.') {
             return Err(fail("run.name", format!("is `{name}`, expected a plain folder name")));
         }
-        let ops = ops::by_name(&config.run.ops).map_err(|e| fail("run.ops", e))?;
+        let settings = FusedSettings {
+            precision: config.train.precision,
+            recompute: config.train.gradient_checkpointing,
+            backward: config.train.backward,
+            seed: config.run.seed,
+        };
+        let ops = ops::with_settings(&config.run.ops, settings).map_err(|e| fail("run.ops", e))?;
         let estimator =
             estimator::by_name(&config.quantization.estimator).map_err(|e| fail("quantization.estimator", e))?;
         let activation = match (config.quantization.activation.as_str(), config.quantization.weight.as_str()) {
@@ -79,6 +93,16 @@ impl Run {
         };
         let quantization =
             Quantization::by_name(&config.quantization.weight, activation).map_err(|e| fail("quantization", e))?;
+        if config.train.backward == Backward::Int8 {
+            if quantization.weight.is_none() || quantization.activation.is_none() {
+                return Err(fail("train.backward", "is `int8`, which needs quantized weights and activations".into()));
+            }
+            let tokens = config.train.batch_size.saturating_mul(config.train.sequence_length);
+            if tokens > MAX_COLS {
+                let reason = format!("is `int8`, which takes at most {MAX_COLS} tokens in a batch, not {tokens}");
+                return Err(fail("train.backward", reason));
+            }
+        }
         for (key, value) in [
             ("train.steps", config.train.steps),
             ("train.batch_size", config.train.batch_size as u64),

@@ -13,15 +13,30 @@ use super::estimator::Estimator;
 use super::feed_forward::FeedForward;
 use super::parameters::Parameters;
 use crate::ops::{AttentionSpec, BitLinearSpec, Ops, RopeTable};
+use crate::optim::Gradients;
+
+/// Some sequences of equal length, with the token that follows each position.
+#[derive(Clone, Copy)]
+pub struct Sequences<'a> {
+    /// `count` sequences, one after the other.
+    pub inputs: &'a [u32],
+    /// As many targets.
+    pub targets: &'a [u32],
+    /// Sequences.
+    pub count: usize,
+    /// The batch's number in the run, for what is random in a step.
+    pub index: u64,
+}
 
 /// A decoder whose parameters candle can differentiate.
 pub struct Transformer {
+    pub(crate) config: ModelConfig,
+    pub(crate) spec: BitLinearSpec,
+    pub(crate) attention_spec: AttentionSpec,
     embedding_vh: Tensor,
     blocks: Vec<Block>,
     norm: Tensor,
     head_vh: Tensor,
-    eps: f32,
-    vocab_size: usize,
     ops: Arc<dyn Ops>,
 }
 
@@ -51,7 +66,7 @@ impl Transformer {
         let head_vh =
             if config.tie_word_embeddings { embedding_vh.clone() } else { parameters.tensor("lm_head.weight")? };
         let norm = parameters.tensor("model.norm.weight")?;
-        Ok(Self { embedding_vh, blocks, norm, head_vh, eps: config.rms_norm_eps, vocab_size: config.vocab_size, ops })
+        Ok(Self { config: config.clone(), spec, attention_spec, embedding_vh, blocks, norm, head_vh, ops })
     }
 
     /// The normed output of the last block for `tokens` (`batch` sequences of equal length): `[batch, seq, hidden]`.
@@ -59,17 +74,14 @@ impl Transformer {
     /// # Errors
     /// If the tokens do not divide into sequences or one is not in the vocabulary.
     pub fn hidden(&self, tokens: &[u32], batch: usize) -> Result<Tensor> {
-        ensure!(batch > 0 && tokens.len().is_multiple_of(batch), "{} tokens in {batch} sequences", tokens.len());
-        if let Some(bad) = tokens.iter().find(|&&token| token as usize >= self.vocab_size) {
-            anyhow::bail!("token {bad} is not below the vocabulary of {}", self.vocab_size);
-        }
+        self.check(tokens, batch)?;
         let ids = Tensor::from_slice(tokens, tokens.len(), &Device::Cpu)?;
         let hidden = self.embedding_vh.dim(1)?;
         let mut x_bth = self.embedding_vh.index_select(&ids, 0)?.reshape((batch, tokens.len() / batch, hidden))?;
         for block in &self.blocks {
             x_bth = block.forward(&*self.ops, &x_bth)?;
         }
-        Ok(self.ops.rms_norm(&x_bth, &self.norm, self.eps)?)
+        Ok(self.ops.rms_norm(&x_bth, &self.norm, self.config.rms_norm_eps)?)
     }
 
     /// Logits `[batch, seq, vocab]`: for tests and small inputs, the loss never makes them all.
@@ -79,16 +91,53 @@ impl Transformer {
     pub fn logits(&self, tokens: &[u32], batch: usize) -> Result<Tensor> {
         let x_bth = self.hidden(tokens, batch)?;
         let (b, t, h) = x_bth.dims3()?;
-        Ok(x_bth.reshape((b * t, h))?.matmul(&self.head_vh.t()?)?.reshape((b, t, self.vocab_size))?)
+        Ok(x_bth.reshape((b * t, h))?.matmul(&self.head_vh.t()?)?.reshape((b, t, self.config.vocab_size))?)
     }
 
-    /// Mean negative log-likelihood of `targets` after `inputs`, in nats per token: a scalar tensor.
+    /// The loss as a scalar tensor that candle can differentiate.
+    ///
+    /// # Errors
+    /// As [`Transformer::loss`].
+    pub fn graph(&self, batch: Sequences) -> Result<Tensor> {
+        self.check_batch(batch)?;
+        Ok(self.ops.cross_entropy(&self.hidden(batch.inputs, batch.count)?, &self.head_vh, batch.targets)?)
+    }
+
+    /// Mean negative log-likelihood of the targets after the inputs, in nats per token.
     ///
     /// # Errors
     /// As [`Transformer::hidden`], or if the numbers of inputs and targets differ.
-    pub fn loss(&self, inputs: &[u32], targets: &[u32], batch: usize) -> Result<Tensor> {
+    pub fn loss(&self, parameters: &Parameters, batch: Sequences) -> Result<f64> {
+        self.check_batch(batch)?;
+        self.ops.loss(self, parameters, batch)
+    }
+
+    /// The same, adding the gradients of all parameters to `gradients`.
+    ///
+    /// # Errors
+    /// As [`Transformer::loss`], or if a parameter has no gradient.
+    pub fn differentiate(&self, parameters: &Parameters, batch: Sequences, gradients: &mut Gradients) -> Result<f64> {
+        self.check_batch(batch)?;
+        self.ops.differentiate(self, parameters, batch, gradients)
+    }
+
+    fn check_batch(&self, Sequences { inputs, targets, count, .. }: Sequences) -> Result<()> {
         ensure!(inputs.len() == targets.len(), "{} inputs and {} targets", inputs.len(), targets.len());
-        Ok(self.ops.cross_entropy(&self.hidden(inputs, batch)?, &self.head_vh, targets)?)
+        self.check(inputs, count)?;
+        self.check(targets, count)
+    }
+
+    fn check(&self, tokens: &[u32], sequences: usize) -> Result<()> {
+        let (count, vocabulary) = (tokens.len(), self.config.vocab_size);
+        ensure!(
+            sequences > 0 && count > 0 && count.is_multiple_of(sequences),
+            "{count} tokens in {sequences} sequences"
+        );
+        let (t, rope) = (count / sequences, &self.attention_spec.rope);
+        ensure!(t * rope.half <= rope.cos.len(), "sequences of {t} tokens, longer than the network was made for");
+        let bad = tokens.iter().find(|&&token| token as usize >= vocabulary);
+        ensure!(bad.is_none(), "token {} is not below the vocabulary of {vocabulary}", bad.unwrap_or(&0));
+        Ok(())
     }
 }
 

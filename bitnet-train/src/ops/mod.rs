@@ -1,8 +1,9 @@
 //! The one seam between the network and how it is computed.
 //!
-//! [`ReferenceOps`] is plain candle, to be read and to be tested against; [`FusedOps`] are few and coarse custom ops with
-//! hand-written backward passes, because candle's generic backward costs several times its arithmetic. Both call the
-//! quantization arithmetic of `bitnet-model`, so their integers are equal.
+//! [`ReferenceOps`] is plain candle, to be read and to be tested against: a graph of small ops, differentiated by candle.
+//! [`FusedOps`] computes loss and gradients of the whole model by hand-written passes over buffers that outlive the step,
+//! because candle's generic backward costs several times its arithmetic. Both call the quantization arithmetic of
+//! `bitnet-model`, so their integers are equal.
 //!
 //! Shape letters: `b` batch, `t` sequence, `h` hidden, `k` input features, `n` output features, `v` vocabulary.
 
@@ -13,15 +14,19 @@ mod values;
 
 use std::sync::Arc;
 
+use bitnet_model::ModelConfig;
 use bitnet_model::config::{HiddenAct, Quantization};
 use bitnet_model::reference::rope_angle;
 use candle_core::{Result, Tensor};
 
-pub use fused::FusedOps;
+pub use fused::{Backward, FusedOps, FusedSettings, OPS, Op, Precision, Spent};
 pub use reference::ReferenceOps;
-pub use values::values;
+pub use values::{Values, values};
 
 use crate::nn::estimator::Estimator;
+use crate::nn::parameters::Parameters;
+use crate::nn::transformer::{Sequences, Transformer};
+use crate::optim::Gradients;
 
 /// What a BitLinear layer does beside multiplying.
 #[derive(Clone, Copy)]
@@ -86,6 +91,40 @@ pub trait Ops: Send + Sync {
 
     /// Mean negative log-likelihood (nats) of `targets` (`b * t` tokens) under `softmax(x_bth head_vh^T)`: a scalar.
     fn cross_entropy(&self, x_bth: &Tensor, head_vh: &Tensor, targets: &[u32]) -> Result<Tensor>;
+
+    /// The loss of a checked batch; by default that of the network's graph.
+    ///
+    /// # Errors
+    /// If the model cannot be computed.
+    fn loss(&self, model: &Transformer, _parameters: &Parameters, batch: Sequences) -> anyhow::Result<f64> {
+        Ok(f64::from(model.graph(batch)?.detach().to_scalar::<f32>()?))
+    }
+
+    /// The same, adding the gradient of every parameter; by default through candle's automatic differentiation.
+    ///
+    /// # Errors
+    /// As [`Ops::loss`], or if a parameter has no gradient.
+    fn differentiate(
+        &self,
+        model: &Transformer,
+        parameters: &Parameters,
+        batch: Sequences,
+        gradients: &mut Gradients,
+    ) -> anyhow::Result<f64> {
+        let loss = model.graph(batch)?;
+        gradients.accumulate(&loss, parameters)?;
+        Ok(f64::from(loss.to_scalar::<f32>()?))
+    }
+
+    /// Bytes that passes over `tokens` tokens keep and work in, if that is known.
+    fn memory(&self, _config: &ModelConfig, _tokens: usize) -> Option<usize> {
+        None
+    }
+
+    /// Where the time went since the last call, in the order of [`OPS`], if that is known.
+    fn take_profile(&self) -> Option<Vec<Spent>> {
+        None
+    }
 }
 
 /// Looks an implementation up by its name in the config.
@@ -93,9 +132,21 @@ pub trait Ops: Send + Sync {
 /// # Errors
 /// The list of known names.
 pub fn by_name(name: &str) -> std::result::Result<Arc<dyn Ops>, String> {
+    with_settings(name, FusedSettings::default())
+}
+
+/// The same, computed as `settings` say.
+///
+/// # Errors
+/// The list of known names, or that the readable ops know no settings.
+pub fn with_settings(name: &str, settings: FusedSettings) -> std::result::Result<Arc<dyn Ops>, String> {
+    let plain = FusedSettings { seed: settings.seed, ..FusedSettings::default() };
     match name {
-        "fused" => Ok(Arc::new(FusedOps)),
-        "reference" => Ok(Arc::new(ReferenceOps)),
+        "fused" => Ok(Arc::new(FusedOps::new(settings))),
+        "reference" if settings == plain => Ok(Arc::new(ReferenceOps)),
+        "reference" => Err("is `reference`, which computes in f32 and keeps everything: leave train.precision, \
+            train.backward and train.gradient_checkpointing out, or take `fused`"
+            .to_owned()),
         _ => Err(format!("is `{name}`, expected `fused` or `reference`")),
     }
 }

@@ -7,17 +7,40 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::nn::parameters::Parameters;
+use crate::ops::kernels::product::Output;
 use crate::ops::values;
 
-/// Flat gradients in name order, summed over micro-batches.
+/// Gradients in name order, summed over micro-batches. The memory is used again from step to step.
+#[derive(Default)]
 pub struct Gradients {
-    by_name: BTreeMap<String, Vec<f32>>,
+    by_name: BTreeMap<String, Gradient>,
+    /// Micro-batches that are complete.
+    micro_batches: u32,
+}
+
+struct Gradient {
+    values: Vec<f32>,
+    /// Micro-batches in it.
+    micro_batches: u32,
 }
 
 impl Gradients {
     /// No gradients yet.
     pub fn new() -> Self {
-        Self { by_name: BTreeMap::new() }
+        Self::default()
+    }
+
+    /// Room for the gradients of `parameters`, none of them there yet.
+    pub fn of_parameters(parameters: &Parameters) -> Self {
+        let room = |var: &candle_core::Var| Gradient { values: vec![0.0; var.elem_count()], micro_batches: 0 };
+        let by_name = parameters.iter().map(|(name, var)| (name.to_owned(), room(var))).collect();
+        Self { by_name, micro_batches: 0 }
+    }
+
+    /// Forgets all gradients and keeps the memory.
+    pub fn clear(&mut self) {
+        self.micro_batches = 0;
+        self.by_name.values_mut().for_each(|g| g.micro_batches = 0);
     }
 
     /// Differentiates `loss` (a scalar) and adds the gradient of every parameter.
@@ -33,47 +56,80 @@ impl Gradients {
             };
             let gradient = gradient.detach().contiguous()?;
             let fresh = values(&gradient)?;
-            match self.by_name.get_mut(name) {
-                Some(sum) => sum.par_iter_mut().zip(&*fresh).for_each(|(sum, g)| *sum += g),
-                None => {
-                    self.by_name.insert(name.to_owned(), fresh.to_vec());
-                }
+            self.reserve(name, fresh.len());
+            let (sum, output) = self.slot(name);
+            match output {
+                Output::Replace => sum.copy_from_slice(&fresh),
+                Output::Add => sum.par_iter_mut().zip(&*fresh).for_each(|(sum, g)| *sum += g),
             }
         }
+        self.finish();
         Ok(())
+    }
+
+    fn reserve(&mut self, name: &str, len: usize) {
+        if !self.by_name.contains_key(name) {
+            self.by_name.insert(name.to_owned(), Gradient { values: vec![0.0; len], micro_batches: 0 });
+        }
+    }
+
+    /// Where the gradient of a parameter in the present micro-batch goes, and whether it is added to those before. A second
+    /// time in the same micro-batch (a tied embedding) it is added.
+    ///
+    /// # Panics
+    /// If there is no room for it: see [`Gradients::of_parameters`].
+    pub fn slot(&mut self, name: &str) -> (&mut [f32], Output) {
+        self.slots(&[name]).pop().expect("one")
+    }
+
+    /// As [`Gradients::slot`] of each name.
+    ///
+    /// # Panics
+    /// As [`Gradients::slot`], and if a name comes twice.
+    pub fn slots<S: AsRef<str>>(&mut self, names: &[S]) -> Vec<(&mut [f32], Output)> {
+        let present = self.micro_batches + 1;
+        let mut found: Vec<Option<(&mut [f32], Output)>> = names.iter().map(|_| None).collect();
+        for (name, gradient) in &mut self.by_name {
+            let Some(at) = names.iter().position(|n| n.as_ref() == name) else { continue };
+            let output = if gradient.micro_batches == 0 { Output::Replace } else { Output::Add };
+            gradient.micro_batches = present;
+            found[at] = Some((&mut gradient.values, output));
+        }
+        found.into_iter().map(|slot| slot.expect("room for every parameter, and each asked for once")).collect()
+    }
+
+    /// Ends a micro-batch.
+    pub fn finish(&mut self) {
+        self.micro_batches += 1;
     }
 
     /// Every gradient, in name order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[f32])> {
-        self.by_name.iter().map(|(name, g)| (name.as_str(), g.as_slice()))
+        self.by_name.iter().filter(|(_, g)| g.micro_batches > 0).map(|(name, g)| (name.as_str(), g.values.as_slice()))
     }
 
-    /// The gradient of a parameter.
+    /// The gradient of a parameter, if it is there for all micro-batches.
     pub fn of(&self, name: &str) -> Option<&[f32]> {
-        self.by_name.get(name).map(Vec::as_slice)
+        let gradient = self.by_name.get(name).filter(|g| g.micro_batches > 0 && g.micro_batches == self.micro_batches);
+        gradient.map(|g| g.values.as_slice())
     }
 
     /// Euclidean norm of all gradients together, in one fixed order.
     pub fn norm(&self) -> f64 {
-        let squares = |g: &Vec<f32>| -> f64 {
-            let parts: Vec<f64> = g
-                .par_chunks(1 << 14)
-                .map(|chunk| {
-                    let mut lanes = [0f64; 8];
-                    for (i, &v) in chunk.iter().enumerate() {
-                        lanes[i % 8] += f64::from(v) * f64::from(v);
-                    }
-                    lanes.iter().sum()
-                })
-                .collect();
-            parts.iter().sum()
-        };
-        self.by_name.values().map(squares).sum::<f64>().sqrt()
+        let chunks: Vec<&[f32]> = self.iter().flat_map(|(_, g)| g.chunks(CHUNK)).collect();
+        let parts: Vec<f64> = chunks.into_par_iter().with_min_len(4).map(square_sum).collect();
+        parts.iter().sum::<f64>().sqrt()
     }
 }
 
-impl Default for Gradients {
-    fn default() -> Self {
-        Self::new()
+/// The sum of squares in f64, in interleaved partial sums.
+fn square_sum(chunk: &[f32]) -> f64 {
+    let mut lanes = [0f64; 8];
+    for (i, &v) in chunk.iter().enumerate() {
+        lanes[i % 8] += f64::from(v) * f64::from(v);
     }
+    lanes.iter().sum()
 }
+
+/// Numbers of a partial sum.
+const CHUNK: usize = 1 << 14;

@@ -23,8 +23,8 @@ pub fn describe(threads: usize) -> Value {
     })
 }
 
-/// The processor's own name.
-fn cpu_model() -> Option<String> {
+/// The processor's own name, where the system tells it.
+pub fn cpu_model() -> Option<String> {
     let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
     let line = text.lines().find(|line| line.starts_with("model name"))?;
     line.split_once(':').map(|(_, name)| name.trim().to_owned())

@@ -15,7 +15,7 @@ use crate::config::EvaluationSection;
 use crate::data::{self, Shard};
 use crate::export;
 use crate::nn::parameters::Parameters;
-use crate::nn::transformer::Transformer;
+use crate::nn::transformer::{Sequences, Transformer};
 
 /// The held-out windows that a run is validated on.
 ///
@@ -47,7 +47,13 @@ impl Validation {
     ///
     /// # Errors
     /// If the model cannot be computed.
-    pub fn loss(&self, model: &Transformer, batch_size: usize, mut progress: impl FnMut(usize, usize)) -> Result<f64> {
+    pub fn loss(
+        &self,
+        model: &Transformer,
+        parameters: &Parameters,
+        batch_size: usize,
+        mut progress: impl FnMut(usize, usize),
+    ) -> Result<f64> {
         let mut left = data::windows(&self.shard, self.seq)?.take(self.windows);
         let (mut total, mut done) = (0f64, 0);
         while done < self.windows {
@@ -55,8 +61,8 @@ impl Validation {
             let batch: Vec<_> = left.by_ref().take(batch_size).collect();
             let inputs: Vec<u32> = batch.iter().flat_map(|w| w.inputs.iter().copied()).collect();
             let targets: Vec<u32> = batch.iter().flat_map(|w| w.targets.iter().copied()).collect();
-            let loss = model.loss(&inputs, &targets, batch.len())?.detach().to_scalar::<f32>()?;
-            total += f64::from(loss) * batch.len() as f64;
+            let sequences = Sequences { inputs: &inputs, targets: &targets, count: batch.len(), index: 0 };
+            total += model.loss(parameters, sequences)? * batch.len() as f64;
             done += batch.len();
         }
         Ok(total / self.windows as f64)

@@ -9,8 +9,11 @@ mod evaluate;
 mod events;
 mod folder;
 mod metrics;
+mod plan;
 mod session;
 
 pub use checkpoint::{Latest, load_parameters};
+pub use environment::cpu_model;
 pub use folder::RunFolder;
+pub use plan::peak_memory;
 pub use session::{Outcome, export_run, resume, start};

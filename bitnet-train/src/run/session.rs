@@ -19,7 +19,7 @@ use crate::data::tokenizer::BuiltTokenizer;
 use crate::data::{self, Batches, Prepared, Stopped};
 use crate::export::export;
 use crate::nn::parameters::Parameters;
-use crate::nn::transformer::Transformer;
+use crate::nn::transformer::{Sequences, Transformer};
 use crate::optim::{AdamW, Gradients, Schedule};
 
 /// How a session ended.
@@ -146,21 +146,23 @@ impl Session<'_> {
         let mut reporter = Reporter::new(&self.folder, self.state.step, train.steps)?;
         reporter.say(&self.summary());
         let mut rate = TokenRate::start();
+        let mut gradients = Gradients::of_parameters(&self.parameters);
 
         while self.state.step < train.steps {
             let step = self.state.step;
             let due = |every: u64| every > 0 && (step + 1).is_multiple_of(every);
 
             // One training step.
-            let mut gradients = Gradients::new();
+            gradients.clear();
             let mut loss_sum = 0f64;
             for micro in 0..train.gradient_accumulation {
                 let batch = batches.batch(step, micro);
-                let loss = model.loss(&batch.inputs, &batch.targets, train.batch_size)?;
-                let value = f64::from(loss.to_scalar::<f32>()?);
-                ensure!(value.is_finite(), "{}", self.broken(&format!("the loss is {value}")));
-                gradients.accumulate(&loss, &self.parameters)?;
-                loss_sum += value;
+                let index = step * u64::from(train.gradient_accumulation) + u64::from(micro);
+                let (inputs, targets) = (&batch.inputs, &batch.targets);
+                let sequences = Sequences { inputs, targets, count: train.batch_size, index };
+                let loss = model.differentiate(&self.parameters, sequences, &mut gradients)?;
+                ensure!(loss.is_finite(), "{}", self.broken(&format!("the loss is {loss}")));
+                loss_sum += loss;
             }
             let (learning_rate, weight_decay) = (schedule.learning_rate(step), schedule.weight_decay(step));
             let stepped = self.optimizer.step(
@@ -221,7 +223,8 @@ impl Session<'_> {
         reporter: &mut Reporter,
     ) -> Result<bool> {
         let RunConfig { train, evaluation, export, run, .. } = &self.run.config;
-        let loss = validation.loss(model, train.batch_size, |done, all| reporter.progress_of_validation(done, all))?;
+        let loss = validation
+            .loss(model, &self.parameters, train.batch_size, |done, all| reporter.progress_of_validation(done, all))?;
         ensure!(loss.is_finite(), "{}", self.broken(&format!("the validation loss is {loss}")));
         let step = self.state.step;
         reporter.validation(&ValidationMetrics { step, loss, bits_per_byte: validation.bits_per_byte(loss) });
@@ -265,9 +268,13 @@ impl Session<'_> {
     /// One paragraph on what is about to happen.
     fn summary(&self) -> String {
         let train = &self.run.config.train;
+        let memory = match self.run.estimated_memory(&self.config) {
+            Some(bytes) => format!("; about {:.0} MB of memory", bytes as f64 / 1e6),
+            None => String::new(),
+        };
         format!(
             "{}: {:.2} M parameters ({:.2} M in projections: {:?}), {} training tokens from {:.1} MB of text, vocabulary {}\n\
-             {} steps of {} tokens on {} threads, {} ops, in {}",
+             {} steps of {} tokens on {} threads, {} ops, in {}{memory}",
             self.run.config.run.name,
             self.config.parameters() as f64 / 1e6,
             self.config.projection_parameters() as f64 / 1e6,

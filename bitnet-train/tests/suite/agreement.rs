@@ -22,7 +22,7 @@ fn check_agreement(
     size: [f64; 2],
     compute: impl Fn(&dyn Ops, &[Tensor]) -> Result<Tensor>,
 ) {
-    let fused = differentiate(inputs, 5, |x| compute(&FusedOps, x));
+    let fused = differentiate(inputs, 5, |x| compute(&FusedOps::default(), x));
     let reference = differentiate(inputs, 5, |x| compute(&ReferenceOps, x));
     let norm = |x: &[f32]| x.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
     let distance = |a: &[f32], b: &[f32]| norm(&a.iter().zip(b).map(|(a, b)| a - b).collect::<Vec<f32>>());
@@ -183,7 +183,8 @@ fn large_int8_products_are_exact_integers() {
                 x.iter().zip(w).map(|(&x, &w)| i64::from(x) * i64::from(w)).sum()
             };
             let expected: Vec<f32> = (0..t * n).map(|i| sums(i) as f32 * steps[i / n] * scales[i % n]).collect();
-            let y = FusedOps.bit_linear(&tensor(&x, &[1, t, k]), &tensor(&w, &[n, k]), &spec).expect("computes");
+            let y =
+                FusedOps::default().bit_linear(&tensor(&x, &[1, t, k]), &tensor(&w, &[n, k]), &spec).expect("computes");
             assert_eq!(crate::support::flat(&y), expected, "K = {k}, alternating signs: {alternate}");
         }
     }

@@ -8,6 +8,7 @@ mod end_to_end;
 mod gradients;
 mod overfit;
 mod parity;
+mod passes;
 mod reference_model;
 mod resume;
 mod support;

@@ -4,7 +4,7 @@ use bitnet_model::ModelConfig;
 use bitnet_model::config::Quantization;
 use bitnet_train::nn::estimator;
 use bitnet_train::nn::parameters::Parameters;
-use bitnet_train::nn::transformer::Transformer;
+use bitnet_train::nn::transformer::{Sequences, Transformer};
 use bitnet_train::ops;
 use bitnet_train::optim::{AdamW, AdamWConfig, Gradients};
 
@@ -51,11 +51,11 @@ fn train(config: &ModelConfig, inputs: &[u32], targets: &[u32]) -> Vec<f32> {
     };
     let mut optimizer = AdamW::new(optimizer_config, &parameters);
     let mut losses = Vec::new();
+    let mut gradients = Gradients::of_parameters(&parameters);
     for step in 0..STEPS {
-        let loss = model.loss(inputs, targets, BATCH).expect("a loss");
-        losses.push(loss.to_scalar::<f32>().expect("a scalar"));
-        let mut gradients = Gradients::new();
-        gradients.accumulate(&loss, &parameters).expect("every gradient");
+        gradients.clear();
+        let sequences = Sequences { inputs, targets, count: BATCH, index: 0 };
+        losses.push(model.differentiate(&parameters, sequences, &mut gradients).expect("every gradient") as f32);
         let rate = 1e-2 * (1.0 - step as f64 / STEPS as f64);
         optimizer.step(&parameters, &gradients, 1, rate, 0.0).expect("a step");
     }

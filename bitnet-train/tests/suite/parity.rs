@@ -43,7 +43,7 @@ fn check_parity(weight: &str, [t, n, k]: [usize; 3], seed: u64) {
     let weights = LinearWeights::Packed(packed.clone());
     assert_eq!(reference::bit_linear(&x, &weights, Some(activation)), expected, "{what}: scalar reference");
     let (x_t, w_t) = (tensor(&x, &[1, t, k]), tensor(&w, &[n, k]));
-    let fused = flat(&FusedOps.bit_linear(&x_t, &w_t, &spec).expect("computes"));
+    let fused = flat(&FusedOps::default().bit_linear(&x_t, &w_t, &spec).expect("computes"));
     assert_eq!(fused, expected, "{what}: fused training op");
 
     let readable = flat(&ReferenceOps.bit_linear(&x_t, &w_t, &spec).expect("computes"));

@@ -13,7 +13,7 @@ use bitnet_model::{ModelConfig, weights::FloatMatrix};
 use bitnet_train::nn::bit_linear::BitLinear;
 use bitnet_train::nn::estimator;
 use bitnet_train::nn::parameters::Parameters;
-use bitnet_train::nn::transformer::Transformer;
+use bitnet_train::nn::transformer::{Sequences, Transformer};
 use bitnet_train::ops::{self, BitLinearSpec, Ops};
 use bitnet_train::optim::{AdamW, AdamWConfig, Gradients};
 use candle_core::{Device, Tensor};
@@ -183,9 +183,10 @@ fn first_gradients_meet_pytorchs() {
         let (inputs, targets) = fixture.batch();
         for ops in every_ops() {
             let name = ops.name();
-            let loss = fixture.model(&config, &parameters, ops).loss(&inputs, &targets, 2).expect("a loss");
-            let mut gradients = Gradients::new();
-            gradients.accumulate(&loss, &parameters).expect("every gradient");
+            let sequences = Sequences { inputs: &inputs, targets: &targets, count: 2, index: 0 };
+            let mut gradients = Gradients::of_parameters(&parameters);
+            let model = fixture.model(&config, &parameters, ops);
+            model.differentiate(&parameters, sequences, &mut gradients).expect("every gradient");
             let errors = gradients.iter().map(|(parameter, g)| {
                 (relative(g, &floats(&expected, &format!("{tag}.grad.{parameter}"))), parameter.to_owned())
             });
@@ -218,11 +219,12 @@ fn five_adamw_steps_meet_pytorchs() {
             };
             let mut optimizer = AdamW::new(optimizer_config, &parameters);
             let (mut losses, mut found_norms) = (Vec::new(), Vec::new());
+            let sequences = Sequences { inputs: &inputs, targets: &targets, count: 2, index: 0 };
+            let mut gradients = Gradients::of_parameters(&parameters);
             for _ in 0..5 {
-                let loss = model.loss(&inputs, &targets, 2).expect("a loss");
-                losses.push(loss.to_scalar::<f32>().expect("a scalar"));
-                let mut gradients = Gradients::new();
-                gradients.accumulate(&loss, &parameters).expect("every gradient");
+                gradients.clear();
+                let loss = model.differentiate(&parameters, sequences, &mut gradients).expect("every gradient");
+                losses.push(loss as f32);
                 found_norms.push(optimizer.step(&parameters, &gradients, 1, 1e-3, 0.1).expect("a step") as f32);
             }
             println!("{tag}, {name}: losses {losses:?} (PyTorch {truth:?}), norms {found_norms:?} (PyTorch {norms:?})");

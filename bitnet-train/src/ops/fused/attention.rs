@@ -1,4 +1,4 @@
-//! Rotary positions and causal grouped-query attention, forward and backward, a block of queries at a time.
+//! Rotary positions and causal grouped-query attention on slices, forward and backward, a block of queries at a time.
 //!
 //! Forward, for each sequence and key/value head (one task): rotate the keys; for each query head of the group and each
 //! block of queries: rotate and scale the queries, `S = Q K^T` over the keys that the block may see, softmax, `O = P V`.
@@ -7,246 +7,253 @@
 //! Backward (arXiv:2205.14135, Appendix B): `P` again from `S` and the kept logarithms; `dV += P^T dO`, `dP = dO V^T`,
 //! `dS = P (dP - rowsum(dO O))`, `dQ = dS K`, `dK += dS^T Q`, and the inverse rotation on `dQ` and `dK`.
 
-use std::sync::Mutex;
+use std::cell::RefCell;
+use std::ops::Range;
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::ops::AttentionSpec;
+use crate::ops::kernels::columns::{Block, split};
 use crate::ops::kernels::elementwise::{dot, rotate};
-use crate::ops::kernels::gemm::{Matrix, Output, Threads, matmul};
+use crate::ops::kernels::product::{Matrix, Output, Packed, Threads, TileKernel, multiply};
 use crate::ops::kernels::softmax;
-use crate::ops::values::{operand, tensor_like, values};
 
 /// Queries that are worked on at once.
 const BLOCK: usize = 64;
 
-pub(super) struct Attention {
-    spec: AttentionSpec,
-    /// `log(sum(exp(S)))` of every query, `[b, kv_head, group, t]`; taken by the backward pass.
-    log_sums: Mutex<Option<Vec<f32>>>,
+/// An attention layer over sequences of `t` tokens. Rows hold the heads' queries, then their keys, then their values.
+pub(super) struct Attention<'a> {
+    pub(super) spec: &'a AttentionSpec,
+    pub(super) t: usize,
+    /// For the scores and the output.
+    pub(super) forward_tiles: &'static TileKernel,
+    /// For the other products of the backward pass.
+    pub(super) backward_tiles: &'static TileKernel,
 }
 
-/// Sizes, and where a head lies in a row.
-#[derive(Clone, Copy)]
-struct Sizes {
-    t: usize,
-    d: usize,
-    kv_heads: usize,
-    group: usize,
-    q_stride: usize,
-    kv_stride: usize,
-}
-
-/// What a task computes in backward: gradients of its queries (`[group][t, d]`), keys and values (`[t, d]`).
-struct TaskGradients {
+/// What a task needs beside its input; kept by each thread from one task to the next.
+#[derive(Default)]
+struct Scratch {
+    keys: Vec<f32>,
+    queries: Vec<f32>,
+    scores: Vec<f32>,
+    d_scores: Vec<f32>,
+    rows: Vec<f32>,
     dq: Vec<f32>,
     dk: Vec<f32>,
     dv: Vec<f32>,
+    keys_dt: Packed,
+    keys_td: Packed,
+    values: Packed,
+    queries_of_block: Packed,
+    gradient_of_block: Packed,
 }
 
-impl Attention {
-    pub(super) fn new(spec: AttentionSpec) -> Self {
-        Self { spec, log_sums: Mutex::default() }
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+impl Attention<'_> {
+    fn d(&self) -> usize {
+        self.spec.head_dim
     }
 
-    fn sizes(&self, q: &[usize], k: &[usize], v: &[usize]) -> Result<(usize, Sizes)> {
-        let AttentionSpec { heads, kv_heads, head_dim: d, rope } = &self.spec;
-        let &[b, t, q_stride] = q else { bail!("attention: queries {q:?}, expected three dimensions") };
-        let kv_stride = kv_heads * d;
-        if q_stride != heads * d || k != [b, t, kv_stride] || v != [b, t, kv_stride] {
-            bail!("attention: shapes {q:?}, {k:?}, {v:?} do not fit {heads} and {kv_heads} heads of {d}");
-        }
-        if rope.cos.len() < t * d / 2 {
-            bail!("attention: {t} positions, but rotary angles for {}", rope.cos.len() / (d / 2));
-        }
-        Ok((b, Sizes { t, d: *d, kv_heads: *kv_heads, group: heads / kv_heads, q_stride, kv_stride }))
+    fn group(&self) -> usize {
+        self.spec.heads / self.spec.kv_heads
     }
 
-    /// Rotates `[t, d]` rows that lie `stride` apart in `x` into a contiguous matrix.
-    fn rotated(&self, x: &[f32], stride: usize, s: Sizes, factor: f32) -> Vec<f32> {
-        let mut out = vec![0f32; s.t * s.d];
-        let half = s.d / 2;
-        for (p, out) in out.chunks_mut(s.d).enumerate() {
-            let (cos, sin) = (&self.spec.rope.cos[p * half..][..half], &self.spec.rope.sin[p * half..][..half]);
-            rotate(&x[p * stride..][..s.d], cos, sin, 1.0, factor, out);
-        }
-        out
+    /// Numbers of a row of queries or outputs.
+    pub(super) fn q_width(&self) -> usize {
+        self.spec.heads * self.d()
     }
 
-    /// The inverse of [`Attention::rotated`] on gradients, in place.
-    fn unrotate(&self, x: &mut [f32], s: Sizes, factor: f32) {
-        let half = s.d / 2;
-        let mut row = vec![0f32; s.d];
-        for (p, x) in x.chunks_mut(s.d).enumerate() {
-            let (cos, sin) = (&self.spec.rope.cos[p * half..][..half], &self.spec.rope.sin[p * half..][..half]);
-            rotate(x, cos, sin, -1.0, factor, &mut row);
-            x.copy_from_slice(&row);
-        }
+    /// Numbers of a row of queries, keys and values.
+    pub(super) fn width(&self) -> usize {
+        self.q_width() + 2 * self.spec.kv_heads * self.d()
     }
 
-    /// One sequence and key/value head: outputs `[group][t, d]` and log-sums `[group][t]`. `q`, `k`, `v` begin at the
-    /// sequence's first row and at the head's columns.
-    fn forward_task(&self, q: &[f32], k: &[f32], v: &[f32], s: Sizes) -> (Vec<f32>, Vec<f32>) {
-        let keys = self.rotated(k, s.kv_stride, s, 1.0);
-        let mut out = vec![0f32; s.group * s.t * s.d];
-        let mut log_sums = vec![0f32; s.group * s.t];
-        let mut scores = vec![0f32; BLOCK * s.t];
-        for g in 0..s.group {
-            let queries = self.rotated(&q[g * s.d..], s.q_stride, s, 1.0 / (s.d as f32).sqrt());
-            for start in (0..s.t).step_by(BLOCK) {
-                let (rows, seen) = (BLOCK.min(s.t - start), s.t.min(start + BLOCK));
-                score(&mut scores, &queries, &keys, start, rows, seen, s.d);
-                for (i, row) in scores.chunks_mut(seen).take(rows).enumerate() {
+    /// Where the queries of each key/value head lie in a row.
+    fn query_columns(&self) -> impl Iterator<Item = Range<usize>> {
+        let width = self.group() * self.d();
+        (0..self.spec.kv_heads).map(move |head| head * width..(head + 1) * width)
+    }
+
+    /// Multiplications and additions of both products of the forward pass over `sequences`.
+    pub(super) fn multiply_adds(&self, sequences: usize) -> usize {
+        let seen: usize =
+            (0..self.t).step_by(BLOCK).map(|start| BLOCK.min(self.t - start) * self.t.min(start + BLOCK)).sum();
+        2 * sequences * self.spec.heads * self.d() * seen
+    }
+
+    /// `out [b * t, heads * d]` and the log-sums `[b, kv_head, group, t]` of `qkv [b * t, width]`.
+    pub(super) fn forward(&self, qkv: &[f32], out: &mut [f32], log_sums: &mut [f32]) {
+        let columns: Vec<_> = self.query_columns().collect();
+        let blocks = split(out, self.q_width(), self.t, &columns);
+        let tasks: Vec<_> = blocks
+            .into_iter()
+            .enumerate()
+            .flat_map(|(s, heads)| heads.into_iter().enumerate().map(move |(h, block)| (s, h, block)))
+            .collect();
+        tasks.into_par_iter().zip(log_sums.par_chunks_mut(self.group() * self.t)).with_max_len(1).for_each(
+            |((sequence, head, out), log_sums)| {
+                let rows = &qkv[sequence * self.t * self.width()..][..self.t * self.width()];
+                SCRATCH.with_borrow_mut(|scratch| self.forward_task(rows, head, out, log_sums, scratch));
+            },
+        );
+    }
+
+    /// Turns `qkv` into its own gradient, given that of `out`.
+    pub(super) fn backward(&self, qkv: &mut [f32], out: &[f32], d_out: &[f32], log_sums: &[f32]) {
+        let (d, kv) = (self.d(), self.spec.kv_heads);
+        let heads_from = |first: usize| (0..kv).map(move |head| first + head * d..first + (head + 1) * d);
+        let columns: Vec<_> =
+            self.query_columns().chain(heads_from(self.q_width())).chain(heads_from(self.q_width() + kv * d)).collect();
+        let mut tasks = Vec::new();
+        for (sequence, blocks) in split(qkv, self.width(), self.t, &columns).into_iter().enumerate() {
+            let mut blocks = blocks.into_iter();
+            let mut next = || blocks.by_ref().take(kv).collect::<Vec<_>>();
+            let (q, k, v) = (next(), next(), next());
+            tasks
+                .extend(q.into_iter().zip(k).zip(v).enumerate().map(|(head, ((q, k), v))| (sequence, head, [q, k, v])));
+        }
+        tasks.into_par_iter().zip(log_sums.par_chunks(self.group() * self.t)).with_max_len(1).for_each(
+            |((sequence, head, qkv), log_sums)| {
+                let at = sequence * self.t * self.q_width() + head * self.group() * d;
+                SCRATCH.with_borrow_mut(|scratch| self.backward_task(qkv, &out[at..], &d_out[at..], log_sums, scratch));
+            },
+        );
+    }
+
+    /// Rotates one head's row of position `p` into `out`, times `factor`; backwards if `direction` is -1.
+    fn rotate(&self, x: &[f32], p: usize, direction: f32, factor: f32, out: &mut [f32]) {
+        let half = self.d() / 2;
+        let rope = &self.spec.rope;
+        let (cos, sin) = (&rope.cos[p * half..][..half], &rope.sin[p * half..][..half]);
+        rotate(x, cos, sin, direction, factor, out);
+    }
+
+    fn forward_task(&self, rows: &[f32], head: usize, mut out: Block, log_sums: &mut [f32], scratch: &mut Scratch) {
+        let (t, d, width) = (self.t, self.d(), self.width());
+        let k_at = self.q_width() + head * d;
+        let v_at = k_at + self.spec.kv_heads * d;
+        let keys = sized(&mut scratch.keys, t * d);
+        for (p, key) in keys.chunks_mut(d).enumerate() {
+            self.rotate(&rows[p * width + k_at..][..d], p, 1.0, 1.0, key);
+        }
+        scratch.keys_dt.floats(self.forward_tiles, Matrix::new(keys, t, d).t(), Threads::One);
+        scratch.values.floats(self.forward_tiles, Matrix::strided(&rows[v_at..], t, d, width), Threads::One);
+        for g in 0..self.group() {
+            let q_at = (head * self.group() + g) * d;
+            for start in (0..t).step_by(BLOCK) {
+                let (count, seen) = (BLOCK.min(t - start), t.min(start + BLOCK));
+                let queries = sized(&mut scratch.queries, count * d);
+                for (p, query) in (start..).zip(queries.chunks_mut(d)) {
+                    self.rotate(&rows[p * width + q_at..][..d], p, 1.0, 1.0 / (d as f32).sqrt(), query);
+                }
+                let scores = sized(&mut scratch.scores, count * seen);
+                let keys = scratch.keys_dt.first(d, seen);
+                multiply(scores, seen, Matrix::new(queries, count, d), keys, Output::Replace, Threads::One);
+                for (i, row) in scores.chunks_mut(seen).enumerate() {
                     let (visible, hidden) = row.split_at_mut(start + i + 1);
                     hidden.fill(0.0);
                     let largest = softmax::max(visible);
                     let sum = softmax::exp_shifted(visible, largest);
                     softmax::scale(visible, 1.0 / sum);
-                    log_sums[g * s.t + start + i] = largest + sum.ln();
+                    log_sums[g * t + start + i] = largest + sum.ln();
                 }
-                let p = Matrix::new(&scores, rows, seen);
-                let values = Matrix::strided(v, seen, s.d, s.kv_stride);
-                let out = &mut out[(g * s.t + start) * s.d..][..rows * s.d];
-                matmul(out, s.d, p, values, 1.0, Output::Replace, Threads::One);
+                let mixed = sized(&mut scratch.rows, count * d);
+                let values = scratch.values.first(seen, d);
+                multiply(mixed, d, Matrix::new(scores, count, seen), values, Output::Replace, Threads::One);
+                for (p, mixed) in (start..).zip(mixed.chunks(d)) {
+                    out.row(p)[g * d..][..d].copy_from_slice(mixed);
+                }
             }
         }
-        (out, log_sums)
     }
 
-    fn backward_task(&self, [q, k, v, o, d_o]: [&[f32]; 5], log_sums: &[f32], s: Sizes) -> TaskGradients {
-        let scale = 1.0 / (s.d as f32).sqrt();
-        let keys = self.rotated(k, s.kv_stride, s, 1.0);
-        let mut dq = vec![0f32; s.group * s.t * s.d];
-        let (mut dk, mut dv) = (vec![0f32; s.t * s.d], vec![0f32; s.t * s.d]);
-        let (mut p, mut dp) = (vec![0f32; BLOCK * s.t], vec![0f32; BLOCK * s.t]);
-        for g in 0..s.group {
-            let queries = self.rotated(&q[g * s.d..], s.q_stride, s, scale);
-            for start in (0..s.t).step_by(BLOCK) {
-                let (rows, seen) = (BLOCK.min(s.t - start), s.t.min(start + BLOCK));
-                let at = start * s.q_stride + g * s.d;
-                let (o, d_o) = (&o[at..], &d_o[at..]);
-                let d_o_rows = Matrix::strided(d_o, rows, s.d, s.q_stride);
+    /// `out` and `d_out` begin at the sequence's first row and the group's first column.
+    fn backward_task(&self, qkv: [Block; 3], out: &[f32], d_out: &[f32], log_sums: &[f32], scratch: &mut Scratch) {
+        let (t, d, stride) = (self.t, self.d(), self.q_width());
+        let [mut q, mut k, mut v] = qkv;
+        let scale = 1.0 / (d as f32).sqrt();
+        let Scratch {
+            keys,
+            queries,
+            scores,
+            d_scores,
+            rows,
+            dq,
+            dk,
+            dv,
+            keys_dt,
+            keys_td,
+            values,
+            queries_of_block,
+            gradient_of_block,
+        } = scratch;
+        let keys = sized(keys, t * d);
+        let dv = sized(dv, t * d);
+        for (p, (key, value)) in keys.chunks_mut(d).zip(dv.chunks_mut(d)).enumerate() {
+            self.rotate(k.row(p), p, 1.0, 1.0, key);
+            value.copy_from_slice(v.row(p));
+        }
+        keys_dt.floats(self.forward_tiles, Matrix::new(keys, t, d).t(), Threads::One);
+        keys_td.floats(self.backward_tiles, Matrix::new(keys, t, d), Threads::One);
+        values.floats(self.backward_tiles, Matrix::new(dv, t, d).t(), Threads::One);
+        dv.fill(0.0);
+        let dk = sized(dk, t * d);
+        dk.fill(0.0);
+        for g in 0..self.group() {
+            for start in (0..t).step_by(BLOCK) {
+                let (count, seen) = (BLOCK.min(t - start), t.min(start + BLOCK));
+                let queries = sized(queries, count * d);
+                for (p, query) in (start..).zip(queries.chunks_mut(d)) {
+                    self.rotate(&q.row(p)[g * d..][..d], p, 1.0, scale, query);
+                }
+                let queries = Matrix::new(queries, count, d);
+                let at = start * stride + g * d;
+                let (out, d_out) = (&out[at..], &d_out[at..]);
+                let d_out_rows = Matrix::strided(d_out, count, d, stride);
 
-                score(&mut p, &queries, &keys, start, rows, seen, s.d);
-                for (i, row) in p.chunks_mut(seen).take(rows).enumerate() {
+                let p = sized(scores, count * seen);
+                multiply(p, seen, queries, keys_dt.first(d, seen), Output::Replace, Threads::One);
+                for (i, row) in p.chunks_mut(seen).enumerate() {
                     let (visible, hidden) = row.split_at_mut(start + i + 1);
                     hidden.fill(0.0);
-                    softmax::exp_shifted(visible, log_sums[g * s.t + start + i]);
+                    softmax::exp_shifted(visible, log_sums[g * t + start + i]);
                 }
-                let p_rows = Matrix::new(&p, rows, seen);
-                matmul(&mut dv, s.d, p_rows.t(), d_o_rows, 1.0, Output::Add, Threads::One);
+                let d_out_packed = gradient_of_block.floats(self.backward_tiles, d_out_rows, Threads::One);
+                multiply(dv, d, Matrix::new(p, count, seen).t(), d_out_packed, Output::Add, Threads::One);
 
-                let values = Matrix::strided(v, seen, s.d, s.kv_stride);
-                matmul(&mut dp, seen, d_o_rows, values.t(), 1.0, Output::Replace, Threads::One);
-                for (i, (p, dp)) in p.chunks_mut(seen).zip(dp.chunks(seen)).take(rows).enumerate() {
-                    let delta = dot(&o[i * s.q_stride..][..s.d], &d_o[i * s.q_stride..][..s.d]);
+                let dp = sized(d_scores, count * seen);
+                multiply(dp, seen, d_out_rows, values.first(d, seen), Output::Replace, Threads::One);
+                for (i, (p, dp)) in p.chunks_mut(seen).zip(dp.chunks(seen)).enumerate() {
+                    let delta = dot(&out[i * stride..][..d], &d_out[i * stride..][..d]);
                     softmax::softmax_backward(p, dp, delta);
                 }
-                let ds = Matrix::new(&p, rows, seen);
-                let dq = &mut dq[(g * s.t + start) * s.d..][..rows * s.d];
-                matmul(dq, s.d, ds, Matrix::new(&keys, seen, s.d), 1.0, Output::Replace, Threads::One);
-                let query_rows = Matrix::new(&queries[start * s.d..], rows, s.d);
-                matmul(&mut dk, s.d, ds.t(), query_rows, 1.0, Output::Add, Threads::One);
+                let ds = Matrix::new(p, count, seen);
+                let queries = queries_of_block.floats(self.backward_tiles, queries, Threads::One);
+                multiply(dk, d, ds.t(), queries, Output::Add, Threads::One);
+                let dq = sized(dq, count * d);
+                multiply(dq, d, ds, keys_td.first(seen, d), Output::Replace, Threads::One);
+                let row = sized(rows, d);
+                for (p, dq) in (start..).zip(dq.chunks(d)) {
+                    self.rotate(dq, p, -1.0, scale, row);
+                    q.row(p)[g * d..][..d].copy_from_slice(row);
+                }
             }
         }
-        for dq in dq.chunks_mut(s.t * s.d) {
-            self.unrotate(dq, s, scale);
+        for (p, (dk, dv)) in dk.chunks(d).zip(dv.chunks(d)).enumerate() {
+            self.rotate(dk, p, -1.0, 1.0, k.row(p));
+            v.row(p).copy_from_slice(dv);
         }
-        self.unrotate(&mut dk, s, 1.0);
-        TaskGradients { dq, dk, dv }
     }
 }
 
-impl CustomOp3 for Attention {
-    fn name(&self) -> &'static str {
-        "attention"
+/// The first `count` numbers of a buffer, which grows if it has to. What they hold is whatever was written last.
+pub(super) fn sized(buffer: &mut Vec<f32>, count: usize) -> &mut [f32] {
+    if buffer.len() < count {
+        buffer.resize(count, 0.0);
     }
-
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-        s3: &CpuStorage,
-        l3: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (q, k, v) = (operand(s1, l1)?, operand(s2, l2)?, operand(s3, l3)?);
-        let (b, s) = self.sizes(l1.dims(), l2.dims(), l3.dims())?;
-        let results: Vec<_> = (0..b * s.kv_heads)
-            .into_par_iter()
-            .map(|task| {
-                let [q_at, kv_at] = s.offsets(task);
-                self.forward_task(&q[q_at..], &k[kv_at..], &v[kv_at..], s)
-            })
-            .collect();
-        let mut out = vec![0f32; q.len()];
-        let mut log_sums = Vec::with_capacity(b * s.kv_heads * s.group * s.t);
-        for (task, (heads, sums)) in results.iter().enumerate() {
-            for (g, head) in heads.chunks(s.t * s.d).enumerate() {
-                scatter(&mut out[s.offsets(task)[0] + g * s.d..], head, s.d, s.q_stride);
-            }
-            log_sums.extend_from_slice(sums);
-        }
-        *self.log_sums.lock().expect("no panic while held") = Some(log_sums);
-        Ok((CpuStorage::F32(out), l1.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
-        out: &Tensor,
-        d_out: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (b, s) = self.sizes(q.dims(), k.dims(), v.dims())?;
-        let Some(log_sums) = self.log_sums.lock().expect("no panic while held").take() else {
-            bail!("attention: a second backward pass on the same graph");
-        };
-        let d_out = d_out.contiguous()?;
-        let (qv, kv, vv, ov, dv) = (values(q)?, values(k)?, values(v)?, values(out)?, values(&d_out)?);
-        let [q_all, k_all, v_all, o_all, d_all]: [&[f32]; 5] = [&qv, &kv, &vv, &ov, &dv];
-        let results: Vec<_> = (0..b * s.kv_heads)
-            .into_par_iter()
-            .map(|task| {
-                let [q_at, kv_at] = s.offsets(task);
-                let slices = [&q_all[q_at..], &k_all[kv_at..], &v_all[kv_at..], &o_all[q_at..], &d_all[q_at..]];
-                self.backward_task(slices, &log_sums[task * s.group * s.t..][..s.group * s.t], s)
-            })
-            .collect();
-        let (mut dq, mut dk, mut dv) = (vec![0f32; q_all.len()], vec![0f32; k_all.len()], vec![0f32; v_all.len()]);
-        for (task, gradients) in results.iter().enumerate() {
-            let [q_at, kv_at] = s.offsets(task);
-            for (g, head) in gradients.dq.chunks(s.t * s.d).enumerate() {
-                scatter(&mut dq[q_at + g * s.d..], head, s.d, s.q_stride);
-            }
-            scatter(&mut dk[kv_at..], &gradients.dk, s.d, s.kv_stride);
-            scatter(&mut dv[kv_at..], &gradients.dv, s.d, s.kv_stride);
-        }
-        Ok((Some(tensor_like(dq, q)?), Some(tensor_like(dk, k)?), Some(tensor_like(dv, v)?)))
-    }
-}
-
-impl Sizes {
-    /// Where the queries and the keys (or values) of a task begin.
-    fn offsets(self, task: usize) -> [usize; 2] {
-        let (sequence, head) = (task / self.kv_heads, task % self.kv_heads);
-        let row = sequence * self.t;
-        [row * self.q_stride + head * self.group * self.d, row * self.kv_stride + head * self.d]
-    }
-}
-
-/// `scores[rows, seen] = queries[start..start + rows] keys[..seen]^T`.
-fn score(scores: &mut [f32], queries: &[f32], keys: &[f32], start: usize, rows: usize, seen: usize, d: usize) {
-    let queries = Matrix::new(&queries[start * d..], rows, d);
-    matmul(scores, seen, queries, Matrix::new(keys, seen, d).t(), 1.0, Output::Replace, Threads::One);
-}
-
-/// Writes contiguous rows of `d` numbers to rows that lie `stride` apart.
-fn scatter(out: &mut [f32], rows: &[f32], d: usize, stride: usize) {
-    for (p, row) in rows.chunks(d).enumerate() {
-        out[p * stride..][..d].copy_from_slice(row);
-    }
+    &mut buffer[..count]
 }

@@ -13,6 +13,15 @@ pub fn expand(codes: &[i8], factor: f32, out: &mut [f32]) {
 }
 
 multiversion! {
+/// `out = x + y`.
+pub fn add(x: &[f32], y: &[f32], out: &mut [f32]) {
+    for ((o, &x), &y) in out.iter_mut().zip(x).zip(y) {
+        *o = x + y;
+    }
+}
+}
+
+multiversion! {
 /// RMSNorm of one row; returns the inverse root mean square, for the backward pass.
 pub fn rms_norm_row(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) -> f32 {
     let square = lane_sum(x.len(), |i| x[i] * x[i]);

@@ -1,7 +1,9 @@
 //! Training-only arithmetic on slices: matrix products and SIMD loops. The only unsafe code of this crate is here.
 
+pub mod aligned;
+pub mod columns;
 pub mod elementwise;
-pub mod gemm;
+pub mod product;
 pub mod softmax;
 
 /// Compiles a function three times, for AVX-512, for AVX2 and for the baseline, and chooses at run time.

@@ -1,0 +1,118 @@
+//! The innermost loops of matrix products: a table of instruction sets.
+//!
+//! A *tile* is a small block of the output, `rows x cols`, that lives in registers while the inner dimension runs by:
+//!
+//! ```text
+//! for word in 0..words:                       one word: 1 number (f32) or 2 neighbours of the inner dimension (bf16)
+//!     for i in 0..rows, j in 0..cols:
+//!         tile[i][j] += a[i * row_stride + word * word_stride] * b[word][j]
+//! ```
+//!
+//! `b` is packed in this order, so its loads are contiguous; of `a` single words are broadcast. Each element is summed in the order of the inner
+//! dimension by every row of the table, with fused multiply-adds where the CPU has them.
+//!
+//! Adding an instruction set: a file with a `TileKernel`, one line in [`F32`] or [`BF16`]. Tests walk both tables.
+
+#[cfg(target_arch = "x86_64")]
+use super::{avx2, avx512, avx512bf16};
+
+/// One implementation of the loop.
+pub struct TileKernel {
+    /// Name for reports.
+    pub name: &'static str,
+    /// Whether this CPU has the instructions.
+    pub supported: fn() -> bool,
+    /// Numbers of the inner dimension that share a word: 1 (f32) or 2 (bf16).
+    pub depth: usize,
+    /// Rows of a tile.
+    pub rows: usize,
+    /// Columns of a tile.
+    pub cols: usize,
+    /// Overwrites `out`, `[rows, cols]`, with the product of `a` and `b`, `[words, cols]`.
+    ///
+    /// Undefined on a CPU without the instructions, if `a` ends before its last word, or if `out` is no whole tile.
+    pub(super) tile: unsafe fn(a: Left, b: &[u32], out: &mut [f32]),
+}
+
+/// The left operand of a tile: word `w` of row `i` at `words[i * row_stride + w * word_stride]`.
+#[derive(Clone, Copy)]
+pub(super) struct Left<'a> {
+    pub(super) words: &'a [u32],
+    pub(super) row_stride: usize,
+    pub(super) word_stride: usize,
+}
+
+/// Exact products of f32, slowest first.
+pub static F32: &[&TileKernel] = &[
+    &PORTABLE,
+    #[cfg(target_arch = "x86_64")]
+    &avx2::KERNEL,
+    #[cfg(target_arch = "x86_64")]
+    &avx512::KERNEL,
+];
+
+/// Products of bf16 with sums in f32, slowest first.
+pub static BF16: &[&TileKernel] = &[
+    &PORTABLE_BF16,
+    #[cfg(target_arch = "x86_64")]
+    &avx512bf16::KERNEL,
+];
+
+/// The last kernel of `table` that this CPU can run.
+pub fn best(table: &'static [&'static TileKernel]) -> &'static TileKernel {
+    table.iter().rev().find(|kernel| (kernel.supported)()).expect("the portable kernel runs everywhere")
+}
+
+impl TileKernel {
+    /// Runs the loop on this CPU.
+    ///
+    /// # Panics
+    /// If `b` is no whole words, `a` ends before its last one or `out` is no whole tile.
+    pub(super) fn run(&self, a: Left, b: &[u32], out: &mut [f32]) {
+        let words = b.len() / self.cols;
+        let last = (self.rows - 1) * a.row_stride + words.saturating_sub(1) * a.word_stride;
+        assert!(
+            b.len() == words * self.cols && out.len() == self.rows * self.cols && (words == 0 || last < a.words.len())
+        );
+        // SAFETY: kernels reach callers through `best` or through a check of `supported` alone (`Packed` refuses others),
+        // and the sizes that the function relies on have just been checked.
+        unsafe { (self.tile)(a, b, out) }
+    }
+}
+
+pub(super) static PORTABLE: TileKernel =
+    TileKernel { name: "portable", supported: || true, depth: 1, rows: 4, cols: 8, tile: portable };
+
+fn portable(a: Left, b: &[u32], out: &mut [f32]) {
+    let mut tile = [[0f32; 8]; 4];
+    for (word, b) in b.as_chunks::<8>().0.iter().enumerate() {
+        for (i, row) in tile.iter_mut().enumerate() {
+            let a = a.words[i * a.row_stride + word * a.word_stride];
+            for (sum, &b) in row.iter_mut().zip(b) {
+                *sum += f32::from_bits(a) * f32::from_bits(b);
+            }
+        }
+    }
+    out.copy_from_slice(tile.as_flattened());
+}
+
+static PORTABLE_BF16: TileKernel =
+    TileKernel { name: "portable-bf16", supported: || true, depth: 2, rows: 4, cols: 8, tile: portable_bf16 };
+
+/// The readable form of `vdpbf16ps`: the neighbour in the upper half of a word first, then that in the lower half. A
+/// product of two bf16 numbers is exact in f32, so nothing depends on whether multiply and add are fused.
+fn portable_bf16(a: Left, b: &[u32], out: &mut [f32]) {
+    let halves = |word: u32| [f32::from_bits(word << 16), f32::from_bits(word & 0xffff_0000)];
+    let mut tile = [[0f32; 8]; 4];
+    for (word, b) in b.as_chunks::<8>().0.iter().enumerate() {
+        for (i, row) in tile.iter_mut().enumerate() {
+            let a = a.words[i * a.row_stride + word * a.word_stride];
+            let [a_low, a_high] = halves(a);
+            for (sum, &b) in row.iter_mut().zip(b) {
+                let [b_low, b_high] = halves(b);
+                *sum = (*sum + a_high * b_high) + a_low * b_low;
+            }
+        }
+    }
+    out.copy_from_slice(tile.as_flattened());
+}

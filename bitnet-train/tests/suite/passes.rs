@@ -1,0 +1,175 @@
+//! The fused pass over whole models against candle's automatic differentiation of the readable ops, and its own promises:
+//! computing blocks again, bf16 and int8 gradients, threads, micro-batches.
+
+use std::sync::Arc;
+
+use bitnet_model::ModelConfig;
+use bitnet_model::config::Quantization;
+use bitnet_train::nn::estimator;
+use bitnet_train::nn::parameters::Parameters;
+use bitnet_train::nn::transformer::{Sequences, Transformer};
+use bitnet_train::ops::{self, Backward, FusedOps, FusedSettings, Ops, Precision};
+use bitnet_train::optim::Gradients;
+
+use crate::support::{quantized_weights, relative};
+
+const SEQ: usize = 70;
+const COUNT: usize = 3;
+
+/// Grouped heads, sizes that leave remainders, and with `llama` a block without sub-norms and with a head of its own.
+fn config(weight: &str, activation: &str, llama: bool) -> ModelConfig {
+    let json = r#"{"architectures": ["BitNetForCausalLM"], "vocab_size": 83, "hidden_size": 40, "intermediate_size": 52,
+        "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 10, "hidden_act": "relu2",
+        "tie_word_embeddings": true}"#;
+    let mut config = ModelConfig::from_json(json.as_bytes(), "config.json").expect("valid");
+    config.quantization = Quantization::by_name(weight, activation).expect("known");
+    if llama {
+        config.sub_norms = false;
+        config.tie_word_embeddings = false;
+        config.hidden_act = bitnet_model::config::HiddenAct::Silu;
+    }
+    config
+}
+
+struct Passed {
+    losses: Vec<f64>,
+    gradients: Vec<(String, Vec<f32>)>,
+}
+
+/// Loss and gradients of `micro_batches` different batches.
+fn pass(config: &ModelConfig, ops: Arc<dyn Ops>, estimator: &str, micro_batches: u32) -> Passed {
+    let parameters = Parameters::initialize(config, 5, 0.15).expect("parameters");
+    let estimator = estimator::by_name(estimator).expect("known");
+    let model = Transformer::new(config, &parameters, SEQ, estimator, ops).expect("a network");
+    let mut gradients = Gradients::of_parameters(&parameters);
+    let mut losses = Vec::new();
+    for micro in 0..micro_batches {
+        let token = |i: u32| (i.wrapping_mul(2_654_435_761).wrapping_add(micro * 977) >> 9) % 83;
+        let inputs: Vec<u32> = (0..(SEQ * COUNT) as u32).map(token).collect();
+        let targets: Vec<u32> = (1..=(SEQ * COUNT) as u32).map(token).collect();
+        let batch = Sequences { inputs: &inputs, targets: &targets, count: COUNT, index: u64::from(micro) };
+        losses.push(model.differentiate(&parameters, batch, &mut gradients).expect("differentiates"));
+        let alone = model.loss(&parameters, batch).expect("a loss");
+        assert!((alone - losses[micro as usize]).abs() < 1e-6, "the loss alone: {alone}, {}", losses[micro as usize]);
+    }
+    Passed { losses, gradients: gradients.iter().map(|(name, g)| (name.to_owned(), g.to_vec())).collect() }
+}
+
+fn fused(settings: FusedSettings) -> Arc<dyn Ops> {
+    Arc::new(FusedOps::new(settings))
+}
+
+fn default() -> Arc<dyn Ops> {
+    fused(FusedSettings::default())
+}
+
+/// The largest difference of a parameter's gradient, of its norm.
+fn worst(a: &Passed, b: &Passed) -> (f64, String) {
+    assert_eq!(a.gradients.len(), b.gradients.len());
+    let errors = a.gradients.iter().zip(&b.gradients).map(|((name, a), (of, b))| {
+        assert_eq!(name, of);
+        (relative(a, b), name.clone())
+    });
+    errors.max_by(|a, b| a.0.total_cmp(&b.0)).expect("parameters")
+}
+
+#[test]
+fn whole_models_have_the_gradients_of_the_readable_ops() {
+    let quantized: Vec<&str> = quantized_weights().collect();
+    let mut cases = vec![("none", "none"), ("ternary", "none"), ("none", "int8")];
+    cases.extend(quantized.iter().map(|&weight| (weight, "int8")));
+    for (weight, activation) in cases {
+        for (llama, estimator) in [(false, "ste"), (true, "clipped-ste")] {
+            let config = config(weight, activation, llama);
+            let reference = pass(&config, ops::by_name("reference").expect("known"), estimator, 2);
+            let found = pass(&config, default(), estimator, 2);
+            let what = format!("{weight}/{activation}, llama {llama}");
+            // An activation that crosses a rounding boundary by one rounding of f32 moves a whole step.
+            let (loss_limit, limit) = if activation == "none" { (1e-5, 1e-4) } else { (2e-3, 2e-2) };
+            for (a, b) in found.losses.iter().zip(&reference.losses) {
+                assert!((a - b).abs() < loss_limit, "{what}: losses {a} and {b}");
+            }
+            let worst = worst(&found, &reference);
+            println!("{what}: worst gradient {:.1e} of its norm ({})", worst.0, worst.1);
+            assert!(worst.0 < limit, "{what}: {worst:?}");
+        }
+    }
+}
+
+#[test]
+fn blocks_computed_again_give_the_same_bits() {
+    for weight in ["ternary", "none"] {
+        let activation = if weight == "none" { "none" } else { "int8" };
+        let config = config(weight, activation, false);
+        let kept = pass(&config, default(), "ste", 2);
+        let again = pass(&config, fused(FusedSettings { recompute: true, ..FusedSettings::default() }), "ste", 2);
+        assert_eq!(kept.losses, again.losses, "{weight}");
+        assert!(kept.gradients == again.gradients, "{weight}");
+    }
+}
+
+#[test]
+fn results_do_not_depend_on_the_number_of_threads() {
+    for precision in [Precision::F32, Precision::Bf16] {
+        let on = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
+            let settings = FusedSettings { precision, ..FusedSettings::default() };
+            pool.install(|| pass(&config("ternary", "int8", false), fused(settings), "ste", 1))
+        };
+        let (one, three) = (on(1), on(3));
+        assert_eq!(one.losses, three.losses);
+        assert!(one.gradients == three.gradients, "{precision:?}");
+    }
+}
+
+#[test]
+fn bf16_changes_gradients_by_its_rounding_and_the_loss_not_at_all() {
+    for weight in ["ternary", "none"] {
+        let activation = if weight == "none" { "none" } else { "int8" };
+        let config = config(weight, activation, false);
+        let exact = pass(&config, default(), "ste", 1);
+        let settings = FusedSettings { precision: Precision::Bf16, ..FusedSettings::default() };
+        let rounded = pass(&config, fused(settings), "ste", 1);
+        assert_eq!(exact.losses, rounded.losses, "{weight}");
+        let worst = worst(&rounded, &exact);
+        println!("{weight}, bf16: worst gradient {:.1e} of its norm ({})", worst.0, worst.1);
+        // A rounding is 2^-9 of a number at most, and several are passed on from the last block to the first.
+        assert!(worst.0 > 1e-5 && worst.0 < 1e-2, "{weight}: {worst:?}");
+    }
+}
+
+#[test]
+fn int8_gradients_are_near_and_the_same_each_time() {
+    let config = config("ternary", "int8", false);
+    let exact = pass(&config, default(), "ste", 1);
+    let int8 = |seed| {
+        let settings = FusedSettings { backward: Backward::Int8, seed, ..FusedSettings::default() };
+        pass(&config, fused(settings), "ste", 1)
+    };
+    let (first, again, other) = (int8(1), int8(1), int8(2));
+    assert_eq!(exact.losses, first.losses);
+    assert!(first.gradients == again.gradients, "the same seed");
+    assert!(first.gradients != other.gradients, "another seed");
+    let worst = worst(&first, &exact);
+    println!("int8: worst gradient {:.1e} of its norm ({})", worst.0, worst.1);
+    assert!(worst.0 < 0.1, "{worst:?}");
+}
+
+#[test]
+fn sequences_that_do_not_fit_are_refused() {
+    let config = config("ternary", "int8", false);
+    let parameters = Parameters::initialize(&config, 5, 0.15).expect("parameters");
+    let estimator = estimator::by_name("ste").expect("known");
+    let model = Transformer::new(&config, &parameters, SEQ, estimator, default()).expect("a network");
+    let refused = |inputs: &[u32], targets: &[u32], count, expected: &str| {
+        let batch = Sequences { inputs, targets, count, index: 0 };
+        let message = model.loss(&parameters, batch).expect_err("refused").to_string();
+        assert!(message.contains(expected), "{message}");
+    };
+    refused(&[1, 2, 3], &[1, 2], 1, "3 inputs and 2 targets");
+    refused(&[1, 2, 3], &[1, 2, 3], 2, "3 tokens in 2 sequences");
+    refused(&[], &[], 1, "0 tokens in 1 sequences");
+    refused(&[1, 83], &[1, 2], 1, "token 83 is not below the vocabulary of 83");
+    refused(&[1, 2], &[1, 99], 1, "token 99 is not below the vocabulary of 83");
+    refused(&[1; SEQ + 1], &[1; SEQ + 1], 1, "longer than the network was made for");
+}
