@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use bitnet_infer::engine::{Arrangement, HeadFormat, KvType};
+use bitnet_infer::engine::{HeadFormat, KvType};
 use bitnet_infer::eval::perplexity::{self, Convention, Perplexity, PerplexityOptions};
 
-use super::output;
+use super::{Opening, output};
 
 /// Measure how well a model predicts a text.
 ///
@@ -17,7 +17,7 @@ use super::output;
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Model folder
+    /// Model folder, GGUF file or llama2.c file
     model: PathBuf,
     /// UTF-8 text file
     file: PathBuf,
@@ -46,9 +46,9 @@ const EXAMPLES: &str = "Examples:
 ///
 /// # Errors
 /// If the model does not load or the file is no text, or too short.
-pub fn run(args: &Args, arrangement: Arrangement) -> Result<()> {
+pub fn run(args: &Args, opening: Opening) -> Result<()> {
     let text = output::read_text_file(&args.file)?;
-    let loaded = super::open(&args.model, arrangement)?.with_head(args.head);
+    let loaded = opening.open(&args.model)?.with_head(args.head);
     let tokenizer = loaded.require_tokenizer()?;
     let context = args.context.unwrap_or(loaded.model.config().max_position_embeddings.min(512));
     let options = PerplexityOptions { convention: args.convention, context, kv: args.kv };
