@@ -29,7 +29,7 @@ pub struct Args {
 /// # Errors
 /// If the model would not load.
 pub fn run(args: &Args, options: GgufOptions) -> Result<()> {
-    let found = inspect::inspect(&ModelFiles::open(&args.model, options)?)?;
+    let found = inspect::inspect_files(&ModelFiles::open(&args.model, options)?)?;
     if args.json {
         return output::print_json(&found);
     }

@@ -65,8 +65,12 @@ impl Types {
     }
 }
 
-/// The type of float projections: that of the source's masters if all have one, else f32.
+/// The type of float projections: that of the source's floats or masters if all have one, else f32. Masters that are made of
+/// codes are f32, whose mean gives the scale back.
 fn common_type(job: &Job) -> Result<FloatType> {
+    if job.config.quantization.weight.is_some() && job.weights.latent(0, 0)?.is_none() {
+        return Ok(FloatType::F32);
+    }
     let records = job.weights.tensors();
     let tables = [job.weights.embedding_table()?.rows, job.config.vocab_size];
     let mut kinds = records.iter().filter(|r| r.shape.len() >= 2 && !tables.contains(&r.shape[0])).map(|r| &*r.kind);

@@ -161,7 +161,8 @@ impl Sums {
             positions: self.positions,
             largest_difference: self.largest,
             relative_rms: if rms == 0.0 { 0.0 } else { rms / deviation },
-            divergence: self.divergence / self.positions as f64,
+            // Rounding may leave a sum of nothing a little below nothing.
+            divergence: (self.divergence / self.positions as f64).max(0.0),
             same_first: self.same as f64 / self.positions as f64,
         }
     }

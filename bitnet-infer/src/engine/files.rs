@@ -54,10 +54,8 @@ impl ModelFiles {
         } else if Llama2c::fits(bytes) {
             Format::Llama2c
         } else {
-            let folder = if TensorFile::parse(bytes, "").is_ok() { ", whose folder is the model" } else { "" };
             return Err(Error::Input(format!(
-                "{name}: is no model that can be read{folder}: expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, a GGUF \
-                 file, or a .bin of llama2.c"
+                "{name}: is a file, expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, a GGUF file, or a .bin of llama2.c"
             )));
         };
         Ok(Self { path: path.to_path_buf(), maps: vec![(Arc::new(map), name.to_string())], format, options })

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use bitnet_model::files::gguf::GgufOptions;
+use bitnet_model::files::hugging_face::TOKENIZER_FILE;
 use bitnet_model::files::source::{TableBytes, TableView};
 use bitnet_model::files::tensors::FloatBytes;
 use bitnet_model::tokenizer::Tokenizer;
@@ -43,10 +44,10 @@ pub fn open_files(files: &ModelFiles, arrangement: impl Into<Arrangement>) -> Re
     files.with_weights(|weights| {
         let config = weights.config().clone();
         let tokenizer = files.tokenizer(&config)?;
-        let table = |view: TableView, name| table(files, view, name);
+        let table = |view| table(files, view);
         let tables = Tables {
-            embedding: table(weights.embedding_table()?, "embedding")?,
-            head: weights.head_table()?.map(|view| table(view, "head")).transpose()?,
+            embedding: table(weights.embedding_table()?)?,
+            head: weights.head_table()?.map(table).transpose()?,
             final_norm: weights.final_norm()?,
         };
         let next = |index| {
@@ -61,18 +62,13 @@ pub fn open_files(files: &ModelFiles, arrangement: impl Into<Arrangement>) -> Re
 }
 
 /// A float matrix where it stands in the file, or a copy of one in blocks; all of it checked.
-fn table(files: &ModelFiles, view: TableView, name: &str) -> Result<Table> {
-    let not_finite = |index: usize| {
-        let reason = format!("holds NaN or infinity at element {index}");
-        let (origin, name) = (files.path().display().to_string(), name.to_owned());
-        Error::Model(bitnet_model::Error::Tensor { origin, name, reason })
-    };
+fn table(files: &ModelFiles, view: TableView) -> Result<Table> {
     let TableBytes::Floats(floats) = view.data else {
         let mut values = vec![0f32; view.rows * view.cols];
         values.par_chunks_mut(view.cols).enumerate().for_each(|(row, values)| view.row_to_f32(row, values));
         files.release();
         return match values.par_iter().position_first(|value| !value.is_finite()) {
-            Some(index) => Err(not_finite(index)),
+            Some(index) => Err(view.not_finite(index).into()),
             None => Ok(Table::new(FloatMatrix { rows: view.rows, cols: view.cols, data: FloatData::F32(values) })),
         };
     };
@@ -84,7 +80,7 @@ fn table(files: &ModelFiles, view: TableView, name: &str) -> Result<Table> {
         found.map(|index| chunk * CHECKED_NUMBERS + index)
     });
     match bad {
-        Some(index) => Err(not_finite(index)),
+        Some(index) => Err(view.not_finite(index).into()),
         None => Ok(table),
     }
 }
@@ -104,10 +100,7 @@ impl LoadedModel {
     /// If there is none.
     pub fn require_tokenizer(&self) -> Result<&Tokenizer> {
         self.tokenizer.as_ref().ok_or_else(|| {
-            Error::Input(format!(
-                "{}: has no tokenizer (tokenizer.json), which is needed for text",
-                self.path.display()
-            ))
+            Error::Input(format!("{}: has no {TOKENIZER_FILE}, which is needed for text", self.path.display()))
         })
     }
 }

@@ -1,9 +1,12 @@
 //! What a model on disk holds: shapes, sizes, shares of codes, and an estimate of arithmetic energy.
 
+use std::path::Path;
+
 use serde::Serialize;
 
 use bitnet_model::ModelConfig;
 use bitnet_model::config::Storage;
+use bitnet_model::files::gguf::GgufOptions;
 use bitnet_model::files::source::{TableView, TensorRecord, WeightSource};
 use bitnet_model::packed::{Layout, PackedMatrix};
 use bitnet_model::weights::LinearWeights;
@@ -96,7 +99,15 @@ pub struct Energy {
 ///
 /// # Errors
 /// Whatever keeps the model from loading: the file, the key or tensor, and what was expected.
-pub fn inspect(files: &ModelFiles) -> Result<Inspection> {
+pub fn inspect(path: &Path) -> Result<Inspection> {
+    inspect_files(&ModelFiles::open(path, GgufOptions::default())?)
+}
+
+/// The same for files that are open already.
+///
+/// # Errors
+/// As [`inspect`].
+pub fn inspect_files(files: &ModelFiles) -> Result<Inspection> {
     files.with_weights(|weights| of_weights(files, weights))
 }
 
@@ -104,6 +115,9 @@ fn of_weights(files: &ModelFiles, weights: &dyn WeightSource) -> Result<Inspecti
     let config = weights.config();
     let tables: Vec<TableView> =
         [Some(weights.embedding_table()?), weights.head_table()?].into_iter().flatten().collect();
+    if let Some((view, index)) = tables.iter().find_map(|view| view.first_not_finite().map(|index| (view, index))) {
+        return Err(view.not_finite(index).into());
+    }
     let final_norm = weights.final_norm()?;
 
     let (mut tensors, mut norm_values, mut counts) = (Vec::new(), final_norm.len(), [0u64; 3]);

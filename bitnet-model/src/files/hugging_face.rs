@@ -126,9 +126,10 @@ impl<'a> WeightReader<'a> {
         (format!("model.layers.{layer}.{name}.weight"), rows, cols)
     }
 
-    fn table(&self, name: &str) -> Result<TableView<'_>> {
+    fn table(&self, name: &'static str) -> Result<TableView<'_>> {
         let (rows, cols) = (self.config.vocab_size, self.config.hidden_size);
-        Ok(TableView { rows, cols, data: TableBytes::Floats(self.file.float_bytes(name, rows, cols)?) })
+        let data = TableBytes::Floats(self.file.float_bytes(name, rows, cols)?);
+        Ok(TableView { rows, cols, data, name, origin: self.file.origin() })
     }
 
     fn linear(&self, name: &str, rows: usize, cols: usize) -> Result<LinearWeights> {

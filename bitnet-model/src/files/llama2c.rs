@@ -153,7 +153,13 @@ impl<'a> Llama2c<'a> {
 
     fn table(&self, part: Part) -> TableView<'_> {
         let floats = FloatBytes { float_type: FloatType::F32, bytes: self.bytes_of(part, None) };
-        TableView { rows: self.config.vocab_size, cols: self.config.hidden_size, data: TableBytes::Floats(floats) }
+        TableView {
+            rows: self.config.vocab_size,
+            cols: self.config.hidden_size,
+            data: TableBytes::Floats(floats),
+            name: if part == Part::Head { "wcls" } else { "token_embedding_table" },
+            origin: &self.origin,
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use half::f16;
 use super::gguf::{TensorType, decode_row};
 use super::tensors::FloatBytes;
 use crate::config::ModelConfig;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::packed::PackedMatrix;
 use crate::weights::{FloatData, FloatMatrix, FloatType, LayerWeights, LinearWeights};
 
@@ -52,19 +52,21 @@ pub trait WeightSource: Sync {
         let norm = |index| self.norm(layer, index);
         let sub_norm = |index| config.sub_norms.then(|| norm(index)).transpose();
         let linear = |index| self.projection(layer, index);
+        let (input_layernorm, post_attention_layernorm) = (norm(0)?, norm(1)?);
+        let (attn_sub_norm, ffn_sub_norm) = (sub_norm(2)?, sub_norm(3)?);
         let [q_proj, k_proj, v_proj] = alike([linear(0)?, linear(1)?, linear(2)?]);
         let [gate_proj, up_proj] = alike([linear(4)?, linear(5)?]);
         Ok(LayerWeights {
-            input_layernorm: norm(0)?,
+            input_layernorm,
             q_proj,
             k_proj,
             v_proj,
-            attn_sub_norm: sub_norm(2)?,
+            attn_sub_norm,
             o_proj: linear(3)?,
-            post_attention_layernorm: norm(1)?,
+            post_attention_layernorm,
             gate_proj,
             up_proj,
-            ffn_sub_norm: sub_norm(3)?,
+            ffn_sub_norm,
             down_proj: linear(6)?,
         })
     }
@@ -94,6 +96,10 @@ pub struct TableView<'a> {
     pub cols: usize,
     /// What the file holds.
     pub data: TableBytes<'a>,
+    /// The name of the tensor.
+    pub name: &'static str,
+    /// The name of the file in errors.
+    pub origin: &'a str,
 }
 
 /// The bytes of a table.
@@ -154,6 +160,11 @@ impl TableView<'_> {
                 })
             }
         }
+    }
+
+    /// The complaint about a number at `index` that is NaN or infinite.
+    pub fn not_finite(&self, index: usize) -> Error {
+        Error::tensor(self.origin, self.name, format!("holds NaN or infinity at element {index}"))
     }
 
     /// A copy of all numbers.

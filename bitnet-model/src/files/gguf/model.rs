@@ -147,7 +147,7 @@ impl<'a> GgufModel<'a> {
         }
     }
 
-    fn table(&self, name: &str) -> Result<TableView<'_>> {
+    fn table(&self, name: &'static str) -> Result<TableView<'_>> {
         let info = self.info(name)?;
         let (rows, cols, bytes) = (self.config.vocab_size, self.config.hidden_size, self.file.bytes(info));
         let data = match info.kind.float_type() {
@@ -157,7 +157,7 @@ impl<'a> GgufModel<'a> {
             }
             None => TableBytes::Blocks(info.kind, bytes),
         };
-        Ok(TableView { rows, cols, data })
+        Ok(TableView { rows, cols, data, name, origin: self.file.origin() })
     }
 
     /// What multiplies a projection besides its own scales: the tensor `NAME.scale`, one number.
