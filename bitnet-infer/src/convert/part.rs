@@ -87,7 +87,7 @@ pub(super) fn write_table(job: &Job, view: TableView, kind: TensorType, name: &s
 /// Refuses what is not finite, and what would not be in half precision.
 fn check_values(job: &Job, name: &str, values: &[f32], kind: TensorType, row: usize) -> Result<()> {
     let limit = if matches!(kind, TensorType::F32 | TensorType::Bf16) { f32::MAX } else { f16::MAX.to_f32() };
-    match values.iter().position(|value| !(value.abs() <= limit)) {
+    match values.iter().position(|value| value.is_nan() || value.abs() > limit) {
         None => Ok(()),
         Some(col) => {
             let value = values[col];

@@ -56,7 +56,8 @@ pub fn verify(
         agreement.add(expected, found);
     }
     let agreement = agreement.finish();
-    if let Some(limit) = allowed_rms.filter(|limit| !(agreement.relative_rms <= *limit)) {
+    let rms = agreement.relative_rms;
+    if let Some(limit) = allowed_rms.filter(|limit| rms.is_nan() || rms > *limit) {
         return Err(Error::Input(format!(
             "{}: its logits differ from the source's by {:.2e} of their deviation (the largest by {:.2e}), and `{}` explains {limit:.1e}: \
              do not use it",

@@ -222,13 +222,13 @@ impl<'a> GgufModel<'a> {
             FloatMatrix::new(rows, cols, &scaled, FloatType::F32)
         };
         match (layout, info.kind.float_type()) {
-            (Some(layout), Some(_)) => self.from_floats(&name, layout, &floats).map(LinearWeights::Packed),
+            (Some(layout), Some(_)) => self.codes_of_floats(&name, layout, &floats).map(LinearWeights::Packed),
             _ => Ok(LinearWeights::Float(floats)),
         }
     }
 
     /// Codes of float weights: those that the floats are (one magnitude, and zero), else those that the scheme makes of them.
-    fn from_floats(&self, name: &str, layout: Layout, floats: &FloatMatrix) -> Result<PackedMatrix> {
+    fn codes_of_floats(&self, name: &str, layout: Layout, floats: &FloatMatrix) -> Result<PackedMatrix> {
         let values = floats.to_f32();
         let (rows, cols) = (floats.rows, floats.cols);
         let one_magnitude = matches!(layout, Layout::TwoBit | Layout::OneBit).then(|| {
