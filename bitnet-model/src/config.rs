@@ -1,6 +1,7 @@
 //! The model's configuration: the fields of a Hugging Face `config.json` of a BitNet, validated.
 
 mod json;
+mod rope;
 
 use std::fmt;
 use std::path::Path;
@@ -9,6 +10,8 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::packed::Layout;
 use crate::quant::{self, ActivationScheme, WeightScheme};
+
+pub use rope::RopeScaling;
 
 /// The activation of the gated feed-forward half, by its Hugging Face name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -116,6 +119,8 @@ pub struct ModelConfig {
     pub rms_norm_eps: f32,
     /// Base of the rotary frequencies.
     pub rope_theta: f32,
+    /// How the rotary frequencies are stretched, if they are.
+    pub rope_scaling: Option<RopeScaling>,
     /// Whether the head is the embedding.
     pub tie_word_embeddings: bool,
     /// Whether `attn_sub_norm` and `ffn_sub_norm` exist (BitNet) or not (LLaMA-shaped).
@@ -194,6 +199,9 @@ impl ModelConfig {
         if !(self.rope_theta.is_finite() && self.rope_theta > 0.0) {
             return fail("rope_theta", format!("is {}, expected a positive number", self.rope_theta));
         }
+        if let Some(scaling) = &self.rope_scaling {
+            scaling.validate(self.head_dim).or_else(|reason| fail("rope_scaling", reason))?;
+        }
         for (key, id) in self
             .bos_token_id
             .iter()
@@ -215,6 +223,12 @@ impl ModelConfig {
     /// Width of all key (or value) heads together.
     pub fn key_value_size(&self) -> usize {
         self.num_key_value_heads * self.head_dim
+    }
+
+    /// The rotary frequency of pair `pair`: radians by which a position turns it.
+    pub fn rope_frequency(&self, pair: usize) -> f32 {
+        let frequency = rope_frequency(pair, self.head_dim, self.rope_theta);
+        self.rope_scaling.as_ref().map_or(frequency, |scaling| scaling.scale(pair, frequency))
     }
 
     /// The seven projections of a block: name under `model.layers.N.`, output and input features.
@@ -253,4 +267,10 @@ impl ModelConfig {
         let tables = if self.tie_word_embeddings { 1 } else { 2 } * self.vocab_size as u64 * self.hidden_size as u64;
         self.projection_parameters() + block * self.num_hidden_layers as u64 + tables + self.hidden_size as u64
     }
+}
+
+/// `theta^(-2 pair / head_dim)`, computed as PyTorch does (in f32).
+pub fn rope_frequency(pair: usize, head_dim: usize, theta: f32) -> f32 {
+    let exponent = (2 * pair) as f32 / head_dim as f32;
+    1.0 / theta.powf(exponent)
 }

@@ -7,7 +7,7 @@
 //!
 //! Shapes: `t` tokens, `h` hidden, `q` query width, `k` key/value width, `f` feed-forward width.
 
-use crate::config::{HiddenAct, ModelConfig};
+use crate::config::{HiddenAct, ModelConfig, rope_frequency};
 use crate::error::Result;
 use crate::files::hugging_face::WeightReader;
 use crate::files::tensors::TensorFile;
@@ -142,15 +142,16 @@ pub fn float_linear(x: &[f32], weights: &FloatMatrix) -> Vec<f32> {
 
 /// Rotates the heads of `x` `[t, heads * head_dim]` in place; token `i` is at position `start + i`.
 ///
-/// Pair `j` is `(x[j], x[j + head_dim / 2])` with angle `position * theta^(-2j / head_dim)` (arXiv:2104.09864, in the
-/// half-rotated form of Hugging Face).
-pub fn rope(x: &mut [f32], heads: usize, head_dim: usize, theta: f32, start: usize) {
+/// Pair `j` is `(x[j], x[j + head_dim / 2])` with angle `position * frequency(j)` (arXiv:2104.09864, in the half-rotated form
+/// of Hugging Face), see [`ModelConfig::rope_frequency`].
+pub fn rope(x: &mut [f32], heads: usize, config: &ModelConfig, start: usize) {
+    let head_dim = config.head_dim;
     let half = head_dim / 2;
     for (i, token) in x.chunks_mut(heads * head_dim).enumerate() {
         for head in token.chunks_mut(head_dim) {
             let (first, second) = head.split_at_mut(half);
             for (j, (a, b)) in first.iter_mut().zip(second).enumerate() {
-                let angle = rope_angle(start + i, j, head_dim, theta);
+                let angle = f64::from((start + i) as f32 * config.rope_frequency(j));
                 let (sin, cos) = (angle.sin() as f32, angle.cos() as f32);
                 (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
             }
@@ -158,11 +159,9 @@ pub fn rope(x: &mut [f32], heads: usize, head_dim: usize, theta: f32, start: usi
     }
 }
 
-/// The angle of pair `pair` at `position`, computed as PyTorch does (frequency and product rounded to f32).
+/// The angle of pair `pair` at `position` without any scaling, computed as PyTorch does (frequency and product rounded to f32).
 pub fn rope_angle(position: usize, pair: usize, head_dim: usize, theta: f32) -> f64 {
-    let exponent = (2 * pair) as f32 / head_dim as f32;
-    let frequency = 1.0 / theta.powf(exponent);
-    f64::from(position as f32 * frequency)
+    f64::from(position as f32 * rope_frequency(pair, head_dim, theta))
 }
 
 /// Causal grouped-query attention of one sequence from its normed input `[t, h]`, output projection included.
@@ -171,8 +170,8 @@ pub fn attention(config: &ModelConfig, layer: &LayerWeights, x_th: &[f32]) -> Ve
     let mut q_tq = bit_linear(x_th, &layer.q_proj, activation);
     let mut k_tk = bit_linear(x_th, &layer.k_proj, activation);
     let v_tk = bit_linear(x_th, &layer.v_proj, activation);
-    rope(&mut q_tq, config.num_attention_heads, config.head_dim, config.rope_theta, 0);
-    rope(&mut k_tk, config.num_key_value_heads, config.head_dim, config.rope_theta, 0);
+    rope(&mut q_tq, config.num_attention_heads, config, 0);
+    rope(&mut k_tk, config.num_key_value_heads, config, 0);
     let mut mixed_tq = causal_attention(config, &q_tq, &k_tk, &v_tk);
     if let Some(norm) = &layer.attn_sub_norm {
         mixed_tq = rms_norm(&mixed_tq, norm, config.rms_norm_eps);

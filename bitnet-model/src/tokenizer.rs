@@ -76,6 +76,11 @@ impl Tokenizer {
             .map_err(|e| Error::Tokenizer { origin: self.origin.clone(), reason: format!("cannot decode: {e}") })
     }
 
+    /// The spelling of a token.
+    pub fn text_of(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
     /// The id of a token by its exact spelling.
     pub fn id_of(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)

@@ -27,6 +27,22 @@ pub enum FloatType {
     Bf16,
 }
 
+impl FloatType {
+    /// Bytes of a number.
+    pub fn byte_count(self) -> usize {
+        if self == Self::F32 { 4 } else { 2 }
+    }
+
+    /// The name used in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "F32",
+            Self::F16 => "F16",
+            Self::Bf16 => "BF16",
+        }
+    }
+}
+
 /// A `[rows, cols]` float matrix, row-major.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FloatMatrix {
@@ -64,7 +80,7 @@ impl FloatMatrix {
 
     /// Bytes of the stored numbers.
     pub fn byte_count(&self) -> usize {
-        self.rows * self.cols * if self.float_type() == FloatType::F32 { 4 } else { 2 }
+        self.rows * self.cols * self.float_type().byte_count()
     }
 
     /// Writes `row` into `out` (of length `cols`) as f32.

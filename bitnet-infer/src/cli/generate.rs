@@ -6,16 +6,16 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
-use bitnet_infer::engine::{Arrangement, HeadFormat, KvType, Model, SamplerConfig};
+use bitnet_infer::engine::{HeadFormat, KvType, Model, SamplerConfig};
 use bitnet_infer::generate::{GenerateOptions, Generation, Generator, StopReason};
 
-use super::output;
+use super::{Opening, output};
 
 /// Continue a text: the text streams to stdout, the speed goes to stderr.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Model folder (config.json, model.safetensors, tokenizer.json)
+    /// Model folder, GGUF file or llama2.c file
     model: PathBuf,
     /// Text to continue; `-` or nothing reads it from stdin, less one newline at its end
     prompt: Option<String>,
@@ -74,9 +74,9 @@ Examples:
 ///
 /// # Errors
 /// If the model does not load or the prompt does not fit.
-pub fn run(args: &Args, arrangement: Arrangement) -> Result<()> {
+pub fn run(args: &Args, opening: Opening) -> Result<()> {
     let prompt = args.prompt()?;
-    let loaded = super::open(&args.model, arrangement)?.with_head(args.head);
+    let loaded = opening.open(&args.model)?.with_head(args.head);
     let generator = Generator::new(&loaded.model, loaded.require_tokenizer()?);
     let mut closed = None;
     let on_text = |piece: &str| match if args.json { Ok(()) } else { output::print(piece) } {

@@ -4,17 +4,19 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
+use bitnet_infer::engine::ModelFiles;
 use bitnet_infer::eval::inspect::{self, Inspection};
+use bitnet_model::files::gguf::GgufOptions;
 
 use super::output;
 
-/// Show what a model folder holds, after checking all of it.
+/// Show what a model holds, after checking all of it.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  bitnet-infer inspect model --tensors")]
 pub struct Args {
-    /// Model folder
+    /// Model folder, GGUF file or llama2.c file
     model: PathBuf,
-    /// List every projection
+    /// List every tensor of the files, and every projection as it is read
     #[arg(long)]
     tensors: bool,
     /// Print one JSON object (with every projection)
@@ -26,15 +28,17 @@ pub struct Args {
 ///
 /// # Errors
 /// If the model would not load.
-pub fn run(args: &Args) -> Result<()> {
-    let found = inspect::inspect(&args.model)?;
+pub fn run(args: &Args, options: GgufOptions) -> Result<()> {
+    let found = inspect::inspect_files(&ModelFiles::open(&args.model, options)?)?;
     if args.json {
         return output::print_json(&found);
     }
     let mut text = report(&found);
     if args.tensors {
+        text += &file_table(&found);
         text += &table(&found);
     }
+    text.extend(found.notes.iter().map(|note| format!("note: {note}\n")));
     text.extend(found.warnings.iter().map(|warning| format!("warning: {warning}\n")));
     Ok(output::print(&text)?)
 }
@@ -58,7 +62,7 @@ fn report(found: &Inspection) -> String {
             ),
         ),
         ("quantizers", format!("{} weights, {} activations", found.weight_scheme, found.activation_scheme)),
-        ("stored as", format!("{}, file of {}", found.storage, output::bytes(found.file_bytes))),
+        ("stored as", format!("{}: {}, {}", found.format, found.storage, output::bytes(found.file_bytes))),
         (
             "parameters",
             format!(
@@ -101,6 +105,18 @@ fn report(found: &Inspection) -> String {
     let tokenizer = found.tokenizer_tokens.map_or("none".to_owned(), |tokens| format!("{tokens} tokens"));
     lines.push(("tokenizer", tokenizer));
     lines.into_iter().map(|(name, value)| format!("{name:<14}{value}\n")).collect()
+}
+
+fn file_table(found: &Inspection) -> String {
+    let width = found.file_tensors.iter().map(|tensor| tensor.name.len()).max().unwrap_or(0);
+    let mut text =
+        format!("\n{:<width$}  {:<6} {:>18}  {:>12}  {:>14}\n", "in the file", "type", "shape", "bytes", "offset");
+    for tensor in &found.file_tensors {
+        let shape = tensor.shape.iter().map(usize::to_string).collect::<Vec<_>>().join(" x ");
+        let (name, kind) = (tensor.name.escape_debug().to_string(), &tensor.kind);
+        text += &format!("{name:<width$}  {kind:<6} {shape:>18}  {:>12}  {:>14}\n", tensor.bytes, tensor.offset);
+    }
+    text
 }
 
 fn table(found: &Inspection) -> String {

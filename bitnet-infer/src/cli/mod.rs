@@ -1,6 +1,7 @@
 //! The command line: one file per command.
 
 mod bench;
+mod convert;
 mod generate;
 mod inspect;
 mod kernels;
@@ -15,8 +16,9 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
-use bitnet_infer::engine::{self, Arrangement, LoadedModel};
+use bitnet_infer::engine::{self, Arrangement, LoadedModel, ModelFiles};
 use bitnet_infer::kernels::{self as table, Kernel, Ternary};
+use bitnet_model::files::gguf::{GgufOptions, I2sLayout};
 
 /// Runs packed 1-bit and 1.58-bit language models.
 #[derive(Parser)]
@@ -40,6 +42,9 @@ struct Global {
     /// How ternary codes are held in memory: 2bit or base3 (1.6 bits, with kernels that can) [default: what decodes faster]
     #[arg(long, global = true, value_name = "NAME", value_parser = Ternary::by_name)]
     ternary: Option<Ternary>,
+    /// How the I2_S codes of a GGUF file lie: 128, 64, rows [default: what a probe of the codes finds]
+    #[arg(long, global = true, value_name = "LAYOUT")]
+    i2s: Option<I2sLayout>,
 }
 
 /// Each is described at its arguments.
@@ -47,6 +52,7 @@ struct Global {
 enum Command {
     Generate(generate::Args),
     Perplexity(perplexity::Args),
+    Convert(convert::Args),
     Inspect(inspect::Args),
     Bench(bench::Args),
     Kernels(kernels::Args),
@@ -55,7 +61,8 @@ enum Command {
 const EXAMPLES: &str = "Examples:
   bitnet-infer generate model \"Once upon a time\" -n 64
   bitnet-infer perplexity model text.txt --context 512
-  bitnet-infer inspect model --tensors
+  bitnet-infer inspect model.gguf --tensors
+  bitnet-infer convert model model.gguf --to gguf-tq2
   bitnet-infer bench --shape 125m
   BITNET_KERNEL=scalar bitnet-infer generate model --temperature 0 < prompt.txt";
 
@@ -80,10 +87,11 @@ fn run(cli: Cli) -> Result<()> {
         pool.build_global().with_context(|| format!("cannot start {threads} threads"))?;
     }
     match cli.command {
-        Command::Generate(args) => generate::run(&args, cli.global.arrangement()?),
-        Command::Perplexity(args) => perplexity::run(&args, cli.global.arrangement()?),
-        Command::Inspect(args) => inspect::run(&args),
-        Command::Bench(args) => bench::run(&args, cli.global.arrangement()?),
+        Command::Generate(args) => generate::run(&args, cli.global.opening()?),
+        Command::Perplexity(args) => perplexity::run(&args, cli.global.opening()?),
+        Command::Convert(args) => convert::run(&args, cli.global.opening()?),
+        Command::Inspect(args) => inspect::run(&args, cli.global.gguf()),
+        Command::Bench(args) => bench::run(&args, cli.global.opening()?),
         Command::Kernels(args) => kernels::run(&args, cli.global.kernel()?),
     }
 }
@@ -97,13 +105,30 @@ impl Global {
         chosen.map_err(anyhow::Error::msg)
     }
 
+    fn gguf(&self) -> GgufOptions {
+        GgufOptions { i2s: self.i2s }
+    }
+
+    fn opening(&self) -> Result<Opening> {
+        Ok(Opening { arrangement: self.arrangement()?, gguf: self.gguf() })
+    }
+
     fn arrangement(&self) -> Result<Arrangement> {
         Ok(Arrangement { kernel: self.kernel()?, ternary: self.ternary })
     }
 }
 
-fn open(folder: &Path, arrangement: Arrangement) -> Result<LoadedModel> {
-    Ok(engine::open(folder, arrangement)?)
+/// How a command opens a model.
+#[derive(Clone, Copy)]
+struct Opening {
+    arrangement: Arrangement,
+    gguf: GgufOptions,
+}
+
+impl Opening {
+    fn open(self, path: &Path) -> Result<LoadedModel> {
+        Ok(engine::open_files(&ModelFiles::open(path, self.gguf)?, self.arrangement)?)
+    }
 }
 
 fn is_closed_pipe(error: &anyhow::Error) -> bool {

@@ -1,14 +1,17 @@
 //! `bitnet-infer perplexity`.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use bitnet_infer::engine::{Arrangement, HeadFormat, KvType};
+use bitnet_infer::engine::{HeadFormat, KvCache, KvType, LogitsFor, Model};
 use bitnet_infer::eval::perplexity::{self, Convention, Perplexity, PerplexityOptions};
 
-use super::output;
+use bitnet_model::files;
+
+use super::{Opening, output};
 
 /// Measure how well a model predicts a text.
 ///
@@ -17,7 +20,7 @@ use super::output;
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Model folder
+    /// Model folder, GGUF file or llama2.c file
     model: PathBuf,
     /// UTF-8 text file
     file: PathBuf,
@@ -33,6 +36,10 @@ pub struct Args {
     /// How logits are computed: stored (as the file holds the head), int8, int4, exact (here the same as stored)
     #[arg(long, value_name = "FORMAT", default_value_t)]
     head: HeadFormat,
+    /// Also write all logits here: f32, little-endian, of each window of the convention `windows` and each token the whole
+    /// vocabulary
+    #[arg(long, value_name = "FILE")]
+    logits: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -46,9 +53,9 @@ const EXAMPLES: &str = "Examples:
 ///
 /// # Errors
 /// If the model does not load or the file is no text, or too short.
-pub fn run(args: &Args, arrangement: Arrangement) -> Result<()> {
+pub fn run(args: &Args, opening: Opening) -> Result<()> {
     let text = output::read_text_file(&args.file)?;
-    let loaded = super::open(&args.model, arrangement)?.with_head(args.head);
+    let loaded = opening.open(&args.model)?.with_head(args.head);
     let tokenizer = loaded.require_tokenizer()?;
     let context = args.context.unwrap_or(loaded.model.config().max_position_embeddings.min(512));
     let options = PerplexityOptions { convention: args.convention, context, kv: args.kv };
@@ -61,10 +68,29 @@ pub fn run(args: &Args, arrangement: Arrangement) -> Result<()> {
     })
     .with_context(|| args.file.display().to_string())?;
     bar.finish_and_clear();
+    if let Some(path) = &args.logits {
+        write_logits(path, &loaded.model, &tokenizer.encode(&text)?, options)?;
+    }
     if args.json {
         return output::print_json(&measured);
     }
     Ok(output::print(&report(&measured))?)
+}
+
+/// The logits of every window that [`Convention::Windows`] cuts `tokens` into.
+fn write_logits(path: &Path, model: &Model, tokens: &[u32], options: PerplexityOptions) -> Result<()> {
+    let mut cache = KvCache::with_type(model.config(), options.context, options.kv)?;
+    let windows = (tokens.len() - 1) / options.context;
+    Ok(files::write_atomic_with(path, |file| {
+        for tokens in tokens.chunks_exact(options.context).take(windows) {
+            cache.reset();
+            let logits = model.forward(tokens, &mut cache, LogitsFor::All).map_err(io::Error::other)?;
+            for logits in logits.chunks(1 << 16) {
+                file.write_all(&logits.iter().flat_map(|logit| logit.to_le_bytes()).collect::<Vec<u8>>())?;
+            }
+        }
+        Ok(())
+    })?)
 }
 
 fn report(measured: &Perplexity) -> String {

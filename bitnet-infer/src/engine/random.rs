@@ -68,6 +68,7 @@ impl RandomModel {
             max_position_embeddings: *context,
             rms_norm_eps: 1e-5,
             rope_theta: 500_000.0,
+            rope_scaling: None,
             tie_word_embeddings: *tied,
             sub_norms: true,
             quantization: Quantization::by_name("ternary", "int8").expect("both are in the table"),

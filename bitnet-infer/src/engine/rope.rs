@@ -3,7 +3,6 @@
 use std::sync::OnceLock;
 
 use bitnet_model::ModelConfig;
-use bitnet_model::reference::rope_angle;
 
 use super::kernels::Vectors;
 
@@ -17,7 +16,7 @@ type Angles = Box<[f32]>;
 pub(super) struct RopeTable {
     blocks: Vec<OnceLock<Angles>>,
     head_dim: usize,
-    theta: f32,
+    frequencies: Vec<f32>,
 }
 
 impl RopeTable {
@@ -26,7 +25,7 @@ impl RopeTable {
         Self {
             blocks: (0..blocks).map(|_| OnceLock::new()).collect(),
             head_dim: config.head_dim,
-            theta: config.rope_theta,
+            frequencies: (0..config.head_dim / 2).map(|pair| config.rope_frequency(pair)).collect(),
         }
     }
 
@@ -45,9 +44,9 @@ impl RopeTable {
     fn block(&self, start: usize) -> Angles {
         let mut angles = Vec::with_capacity(BLOCK * self.head_dim);
         for position in start..start + BLOCK {
-            let angle = |pair| rope_angle(position, pair, self.head_dim, self.theta);
-            angles.extend((0..self.head_dim / 2).map(|pair| angle(pair).cos() as f32));
-            angles.extend((0..self.head_dim / 2).map(|pair| angle(pair).sin() as f32));
+            let angle = |frequency: &f32| f64::from(position as f32 * frequency);
+            angles.extend(self.frequencies.iter().map(|frequency| angle(frequency).cos() as f32));
+            angles.extend(self.frequencies.iter().map(|frequency| angle(frequency).sin() as f32));
         }
         angles.into()
     }
@@ -65,8 +64,7 @@ mod tests {
         for position in [0, 1, 63, 64, 200] {
             let start: Vec<f32> = (0..config.query_size()).map(|i| (i as f32).sin()).collect();
             let mut expected = start.clone();
-            let (heads, d) = (config.num_attention_heads, config.head_dim);
-            bitnet_model::reference::rope(&mut expected, heads, d, config.rope_theta, position);
+            bitnet_model::reference::rope(&mut expected, config.num_attention_heads, &config, position);
             for vectors in Vectors::supported() {
                 let mut x = start.clone();
                 table.rotate(vectors, &mut x, position);

@@ -1,4 +1,4 @@
-//! What a model folder holds: shapes, sizes, shares of codes, and an estimate of arithmetic energy.
+//! What a model on disk holds: shapes, sizes, shares of codes, and an estimate of arithmetic energy.
 
 use std::path::Path;
 
@@ -6,16 +6,18 @@ use serde::Serialize;
 
 use bitnet_model::ModelConfig;
 use bitnet_model::config::Storage;
-use bitnet_model::files::hugging_face::{CONFIG_FILE, WEIGHTS_FILE, WeightReader};
-use bitnet_model::files::tensors::TensorFile;
+use bitnet_model::files::gguf::GgufOptions;
+use bitnet_model::files::source::{TableView, TensorRecord, WeightSource};
 use bitnet_model::packed::{Layout, PackedMatrix};
-use bitnet_model::weights::{FloatMatrix, LinearWeights};
+use bitnet_model::weights::LinearWeights;
 
-use crate::engine::{MappedFile, Result, check_folder, read_tokenizer};
+use crate::engine::{ModelFiles, Result};
 
-/// A model folder at a glance. Sizes are those of this project's packed form, even where the file holds latent weights.
+/// A model at a glance. Sizes are those of this project's packed form, even where the file holds latent weights.
 #[derive(Clone, Debug, Serialize)]
 pub struct Inspection {
+    /// The format of the files.
+    pub format: &'static str,
     /// `BitNetForCausalLM`, or `LlamaForCausalLM` for a model without sub-norms.
     pub architecture: &'static str,
     /// The `config.json` as this project understands it.
@@ -32,7 +34,7 @@ pub struct Inspection {
     pub projection_parameters: u64,
     /// Parameters of the embedding, and of the head where it is a matrix of its own.
     pub embedding_parameters: u64,
-    /// Bytes of `model.safetensors`.
+    /// Bytes of the files of weights.
     pub file_bytes: usize,
     /// Bytes of the projections when packed, scales included.
     pub projection_bytes: usize,
@@ -54,6 +56,10 @@ pub struct Inspection {
     pub tokenizer_tokens: Option<usize>,
     /// Every projection.
     pub tensors: Vec<TensorReport>,
+    /// Every tensor as the files have it.
+    pub file_tensors: Vec<TensorRecord>,
+    /// What was decided where the file leaves room, and why.
+    pub notes: Vec<String>,
     /// What looks wrong but does not keep the model from running.
     pub warnings: Vec<String>,
 }
@@ -89,41 +95,56 @@ pub struct Energy {
     pub head_f16_uj: f64,
 }
 
-/// Reads a model folder and every tensor in it.
+/// Reads a model and every tensor in it.
 ///
 /// # Errors
 /// Whatever keeps the model from loading: the file, the key or tensor, and what was expected.
-pub fn inspect(folder: &Path) -> Result<Inspection> {
-    check_folder(folder)?;
-    let config = ModelConfig::read(&folder.join(CONFIG_FILE))?;
-    let tokenizer = read_tokenizer(folder, &config)?;
-    let path = folder.join(WEIGHTS_FILE);
-    let mapped = MappedFile::open(&path)?;
-    let file = TensorFile::parse(mapped.bytes(), &path.display().to_string())?;
-    let reader = WeightReader::new(&config, &file);
-    let tables = [Some(reader.embedding()?), reader.head()?];
-    let final_norm = reader.final_norm()?;
+pub fn inspect(path: &Path) -> Result<Inspection> {
+    inspect_files(&ModelFiles::open(path, GgufOptions::default())?)
+}
+
+/// The same for files that are open already.
+///
+/// # Errors
+/// As [`inspect`].
+pub fn inspect_files(files: &ModelFiles) -> Result<Inspection> {
+    files.with_weights(|weights| of_weights(files, weights))
+}
+
+fn of_weights(files: &ModelFiles, weights: &dyn WeightSource) -> Result<Inspection> {
+    let config = weights.config();
+    let tables: Vec<TableView> =
+        [Some(weights.embedding_table()?), weights.head_table()?].into_iter().flatten().collect();
+    if let Some((view, index)) = tables.iter().find_map(|view| view.first_not_finite().map(|index| (view, index))) {
+        return Err(view.not_finite(index).into());
+    }
+    let final_norm = weights.final_norm()?;
 
     let (mut tensors, mut norm_values, mut counts) = (Vec::new(), final_norm.len(), [0u64; 3]);
-    for index in 0..config.num_hidden_layers {
-        let layer = reader.layer(index)?;
-        norm_values += config.norms().iter().map(|(_, len)| len).sum::<usize>();
-        for ((name, ..), weights) in config.projections().iter().zip(layer.projections()) {
-            let found = code_counts(weights);
+    for layer in 0..config.num_hidden_layers {
+        for (index, (_, len)) in config.norms().into_iter().enumerate() {
+            weights.norm(layer, index)?;
+            norm_values += len;
+        }
+        for (index, (name, ..)) in config.projections().into_iter().enumerate() {
+            let projection = weights.projection(layer, index)?;
+            let found = code_counts(&projection);
             counts.iter_mut().zip(found.unwrap_or_default()).for_each(|(all, n)| *all += n);
             tensors.push(TensorReport {
-                name: format!("model.layers.{index}.{name}.weight"),
-                rows: weights.rows(),
-                cols: weights.cols(),
-                bytes: weights.byte_count(),
+                name: format!("model.layers.{layer}.{name}.weight"),
+                rows: projection.rows(),
+                cols: projection.cols(),
+                bytes: projection.byte_count(),
                 code_shares: found.map(shares),
-                mean_scale: mean_scale(weights),
+                mean_scale: mean_scale(&projection),
             });
         }
+        files.release();
     }
 
     let projection_bytes = tensors.iter().map(|tensor| tensor.bytes).sum::<usize>();
-    let table_bytes = tables.iter().flatten().map(FloatMatrix::byte_count).sum::<usize>();
+    let table_bytes =
+        tables.iter().map(|table| table.rows * table.cols * table.float_type().byte_count()).sum::<usize>();
     let model_bytes = projection_bytes + table_bytes + norm_values * 4;
     let (parameters, projection_parameters) = (config.parameters(), config.projection_parameters());
     let bits = |bytes: usize, weights: u64| bytes as f64 * 8.0 / weights as f64;
@@ -142,8 +163,8 @@ pub fn inspect(folder: &Path) -> Result<Inspection> {
         },
         parameters,
         projection_parameters,
-        embedding_parameters: tables.iter().flatten().map(|table| table.rows as u64 * table.cols as u64).sum(),
-        file_bytes: mapped.bytes().len(),
+        embedding_parameters: tables.iter().map(|table| table.rows as u64 * table.cols as u64).sum(),
+        file_bytes: files.byte_count(),
         projection_bytes,
         model_bytes,
         projection_bits_per_weight: bits(projection_bytes, projection_parameters),
@@ -151,10 +172,13 @@ pub fn inspect(folder: &Path) -> Result<Inspection> {
         projection_compression: 16.0 / bits(projection_bytes, projection_parameters),
         model_compression: 16.0 / bits(model_bytes, parameters),
         code_shares: quantized.then(|| shares(counts)),
-        energy: energy(&config),
-        tokenizer_tokens: tokenizer.map(|tokenizer| tokenizer.vocab_size()),
-        warnings: warnings(&tensors),
+        energy: energy(config),
+        tokenizer_tokens: files.tokenizer(config)?.map(|tokenizer| tokenizer.vocab_size()),
+        warnings: warnings(config, &tensors),
         tensors,
+        file_tensors: weights.tensors(),
+        notes: weights.notes(),
+        format: files.format(),
     })
 }
 
@@ -188,14 +212,27 @@ fn mean_scale(weights: &LinearWeights) -> Option<f64> {
     }
 }
 
-fn warnings(tensors: &[TensorReport]) -> Vec<String> {
-    let all_zero = |tensor: &&TensorReport| tensor.code_shares.is_some_and(|[_, zero, _]| zero == 1.0);
-    let zero = tensors
-        .iter()
-        .filter(all_zero)
-        .map(|tensor| format!("tensor `{}` is all zeros: its layer adds nothing", tensor.name));
-    zero.collect()
+fn warnings(config: &ModelConfig, tensors: &[TensorReport]) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for tensor in tensors {
+        let name = &tensor.name;
+        if tensor.code_shares.is_some_and(|[_, zero, _]| zero == 1.0) {
+            warnings.push(format!("tensor `{name}` is all zeros: its layer adds nothing"));
+        }
+        if let Some(scale) = tensor.mean_scale.filter(|scale| !USUAL_SCALES.contains(scale)) {
+            warnings.push(format!("tensor `{name}` has a scale of {scale:e}, which no trained model has"));
+        }
+        if config.quantization.weight.is_some() && tensor.code_shares.is_none() {
+            warnings.push(format!(
+                "tensor `{name}` has scales that differ within a row: it is read as floats, not as codes"
+            ));
+        }
+    }
+    warnings
 }
+
+/// Scales between these are nothing to wonder about.
+const USUAL_SCALES: std::ops::Range<f64> = 1e-7..1e3;
 
 fn energy(config: &ModelConfig) -> Energy {
     let macs = config.projection_parameters() as f64;

@@ -42,6 +42,7 @@ pub fn tiny_config(weight: &str, activation: &str) -> ModelConfig {
         max_position_embeddings: 300,
         rms_norm_eps: 1e-5,
         rope_theta: 10_000.0,
+        rope_scaling: None,
         tie_word_embeddings: true,
         sub_norms: true,
         quantization,

@@ -5,6 +5,7 @@ mod bad_input;
 mod command_line;
 mod common;
 mod consistency;
+mod conversions;
 mod heads;
 mod key_values;
 mod reference_parity;

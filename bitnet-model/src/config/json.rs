@@ -6,7 +6,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{HiddenAct, ModelConfig, Quantization, Storage};
+use super::{HiddenAct, ModelConfig, Quantization, RopeScaling, Storage};
 use crate::error::{Error, Result};
 
 pub(super) fn parse(bytes: &[u8], origin: &str) -> Result<ModelConfig> {
@@ -44,6 +44,7 @@ pub(super) fn parse(bytes: &[u8], origin: &str) -> Result<ModelConfig> {
         max_position_embeddings: keys.optional_size("max_position_embeddings")?.unwrap_or(2048),
         rms_norm_eps: keys.number("rms_norm_eps")?.unwrap_or(1e-5),
         rope_theta: rope_theta(&keys)?,
+        rope_scaling: rope_scaling(&keys)?,
         tie_word_embeddings: keys.flag("tie_word_embeddings")?.unwrap_or(false),
         sub_norms: sub_norms(&keys)?,
         quantization,
@@ -70,6 +71,7 @@ pub(super) fn write(config: &ModelConfig) -> String {
         "max_position_embeddings": config.max_position_embeddings,
         "rms_norm_eps": shortest(config.rms_norm_eps),
         "rope_theta": shortest(config.rope_theta),
+        "rope_scaling": rope_scaling_json(config),
         "tie_word_embeddings": config.tie_word_embeddings,
         "attention_bias": false,
         "mlp_bias": false,
@@ -181,8 +183,6 @@ fn hidden_act(keys: &Keys) -> Result<HiddenAct> {
 }
 
 fn rope_theta(keys: &Keys) -> Result<f32> {
-    refuse_rope_scaling(keys, "rope_scaling")?;
-    refuse_rope_scaling(keys, "rope_parameters")?;
     if let Some(theta) = keys.number("rope_theta")? {
         return Ok(theta);
     }
@@ -190,33 +190,92 @@ fn rope_theta(keys: &Keys) -> Result<f32> {
     Ok(nested.map(|rope| rope.number("rope_theta")).transpose()?.flatten().unwrap_or(10_000.0))
 }
 
-/// A scaled RoPE computes other angles: running such a model with plain ones would be silently wrong.
-fn refuse_rope_scaling(keys: &Keys, key: &str) -> Result<()> {
-    let Some(rope) = keys.object(key)? else { return Ok(()) };
-    let kind = rope.text("rope_type")?.or(rope.text("type")?).unwrap_or("default");
-    if kind == "default" {
-        return Ok(());
+/// A kind of scaling that is not known is refused: running such a model with plain angles would be silently wrong.
+fn rope_scaling(keys: &Keys) -> Result<Option<RopeScaling>> {
+    for key in ["rope_scaling", "rope_parameters"] {
+        let Some(rope) = keys.object(key)? else { continue };
+        let number = |name: &str| {
+            rope.number(name)?.ok_or_else(|| keys.fail(&format!("{key}.{name}"), "is missing, expected a number"))
+        };
+        match rope.text("rope_type")?.or(rope.text("type")?).unwrap_or("default") {
+            "default" => {}
+            "linear" => return Ok(Some(RopeScaling::Linear { factor: number("factor")? })),
+            "llama3" => {
+                let context = "original_max_position_embeddings";
+                return Ok(Some(RopeScaling::Llama3 {
+                    factor: number("factor")?,
+                    low_freq_factor: number("low_freq_factor")?,
+                    high_freq_factor: number("high_freq_factor")?,
+                    original_max_position_embeddings: rope.size(context)?,
+                }));
+            }
+            other => {
+                return Err(keys.fail(key, format!("has type `{other}`, expected `default`, `linear` or `llama3`")));
+            }
+        }
     }
-    Err(keys.fail(key, format!("has type `{kind}`, expected `default`: scaled RoPE is not supported")))
+    Ok(None)
+}
+
+/// `rope_scaling` of a `config.json`, null without one. Divisors that are no published scaling have no name there and are
+/// refused by whoever writes a model.
+fn rope_scaling_json(config: &ModelConfig) -> Value {
+    match config.rope_scaling.as_ref().and_then(|scaling| scaling.recognize(config.rope_theta)) {
+        Some(RopeScaling::Linear { factor }) => json!({ "rope_type": "linear", "factor": shortest(factor) }),
+        Some(RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings }) => {
+            json!({
+                "rope_type": "llama3",
+                "factor": shortest(factor),
+                "low_freq_factor": shortest(low_freq_factor),
+                "high_freq_factor": shortest(high_freq_factor),
+                "original_max_position_embeddings": original_max_position_embeddings,
+            })
+        }
+        Some(RopeScaling::Divisors(_)) | None => Value::Null,
+    }
 }
 
 fn sub_norms(keys: &Keys) -> Result<bool> {
-    let architecture = match keys.value("architectures") {
-        Some(Value::Array(names)) => names.first().and_then(Value::as_str),
-        _ => None,
-    };
-    match architecture.or(keys.text("model_type")?) {
-        Some("BitNetForCausalLM" | "bitnet") => Ok(true),
-        Some("LlamaForCausalLM" | "llama") => Ok(false),
+    match architecture(keys)? {
+        Some("BitNetForCausalLM" | "BitnetForCausalLM" | "bitnet") => Ok(true),
+        Some(name) if LLAMA_SHAPED.contains(&name) => Ok(false),
         other => Err(keys.fail(
             "architectures",
-            format!("is `{}`, expected `BitNetForCausalLM` or `LlamaForCausalLM`", other.unwrap_or("missing")),
+            format!(
+                "is `{}`, expected `BitNetForCausalLM`, `BitnetForCausalLM` or one of: {}",
+                other.unwrap_or("missing"),
+                LLAMA_SHAPED.join(", ")
+            ),
         )),
     }
 }
 
+/// Architectures and model types without sub-norms. Of Qwen, what has no biases and no norms of queries and keys: the reader of
+/// the weights refuses the rest, by the names of their tensors.
+const LLAMA_SHAPED: [&str; 6] = ["LlamaForCausalLM", "llama", "Qwen2ForCausalLM", "qwen2", "Qwen3ForCausalLM", "qwen3"];
+
+/// The first of `architectures`, else the model type.
+fn architecture<'a>(keys: &'a Keys) -> Result<Option<&'a str>> {
+    let first = match keys.value("architectures") {
+        Some(Value::Array(names)) => names.first().and_then(Value::as_str),
+        _ => None,
+    };
+    Ok(first.or(keys.text("model_type")?))
+}
+
 fn quantization(keys: &Keys) -> Result<(Quantization, Storage)> {
-    let Some(quant) = keys.object("quantization_config")? else { return Ok((Quantization::NONE, Storage::Float)) };
+    let Some(quant) = keys.object("quantization_config")? else {
+        // The models of 1bitLLM have no such section: their class quantizes its masters whenever it runs.
+        if architecture(keys)? == Some("BitnetForCausalLM") {
+            let schemes = Quantization::by_name("ternary", "int8").map_err(|e| keys.fail("architectures", e))?;
+            return Ok((schemes, Storage::Float));
+        }
+        return Ok((Quantization::NONE, Storage::Float));
+    };
+    if quant.flag("use_rms_norm")? == Some(true) {
+        let reason = "is true, expected false: a norm inside every projection is not supported";
+        return Err(keys.fail("quantization_config.use_rms_norm", reason));
+    }
     let nested = |key: &str| format!("quantization_config.{key}");
     match quant.text("quant_method")? {
         Some("bitnet") => {}
@@ -324,8 +383,18 @@ mod tests {
             (r#""hidden_act""#, r#""attention_bias": true, "hidden_act""#, "`attention_bias` is true, expected false"),
             (
                 r#""hidden_act""#,
-                r#""rope_scaling": {"rope_type": "llama3"}, "hidden_act""#,
-                "`rope_scaling` has type `llama3`",
+                r#""rope_scaling": {"rope_type": "yarn"}, "hidden_act""#,
+                "`rope_scaling` has type `yarn`",
+            ),
+            (
+                r#""hidden_act""#,
+                r#""rope_scaling": {"rope_type": "llama3", "factor": 8}, "hidden_act""#,
+                "`rope_scaling.low_freq_factor` is missing",
+            ),
+            (
+                r#""hidden_act""#,
+                r#""rope_scaling": {"type": "linear", "factor": 0}, "hidden_act""#,
+                "`rope_scaling` has factor 0, expected a positive number",
             ),
         ] {
             let text = TINY.replacen(from, to, 1);

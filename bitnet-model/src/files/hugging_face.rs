@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use super::source::{TableBytes, TableView, TensorRecord, WeightSource};
 use super::tensors::{self, Dtype, OwnedTensor, TensorFile};
 use crate::config::{ModelConfig, Storage};
 use crate::error::{Error, Result};
@@ -16,14 +17,30 @@ use crate::weights::{FloatMatrix, LayerWeights, LinearWeights};
 pub const CONFIG_FILE: &str = "config.json";
 /// Name of the weight file of a model folder.
 pub const WEIGHTS_FILE: &str = "model.safetensors";
+/// Name of the file that says which of several weight files has which tensor.
+pub const INDEX_FILE: &str = "model.safetensors.index.json";
 /// Name of the tokenizer file of a model folder.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
 
-const GENERATION_FILE: &str = "generation_config.json";
-const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
+/// Name of the file that says how texts are generated.
+pub const GENERATION_FILE: &str = "generation_config.json";
+/// Name of the file with what `transformers` wants to know of a tokenizer.
+pub const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
+/// Name of the file with the template of chats, where it is no part of [`TOKENIZER_CONFIG_FILE`].
+pub const CHAT_TEMPLATE_FILE: &str = "chat_template.jinja";
+/// Name of the file with special tokens of older folders.
+pub const SPECIAL_TOKENS_FILE: &str = "special_tokens_map.json";
 
-/// Every file that [`write`] makes.
-const WRITTEN: [&str; 5] = [CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE, GENERATION_FILE, TOKENIZER_CONFIG_FILE];
+/// Every file that a model folder of this project may hold.
+const WRITTEN: [&str; 7] = [
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    TOKENIZER_FILE,
+    GENERATION_FILE,
+    TOKENIZER_CONFIG_FILE,
+    CHAT_TEMPLATE_FILE,
+    SPECIAL_TOKENS_FILE,
+];
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const FINAL_NORM: &str = "model.norm.weight";
@@ -69,26 +86,50 @@ impl<'a> WeightReader<'a> {
 
     /// Block `index`.
     pub fn layer(&self, index: usize) -> Result<LayerWeights> {
-        let config = self.config;
-        let norm = |name: &str, len| self.file.float_vector(&format!("model.layers.{index}.{name}.weight"), len);
-        let sub_norm = |name, len| if config.sub_norms { norm(name, len).map(Some) } else { Ok(None) };
-        let [q, k, v, o, gate, up, down] = config.projections();
-        let linear = |(name, rows, cols): (&str, usize, usize)| {
-            self.linear(&format!("model.layers.{index}.{name}.weight"), rows, cols)
+        self.block(index)
+    }
+
+    /// Refuses tensors that would change what the model computes and have no place in it: biases, norms of queries and keys,
+    /// norms inside projections.
+    ///
+    /// # Errors
+    /// The first of them.
+    pub fn check_nothing_is_left_out(&self) -> Result<()> {
+        for name in self.file.names() {
+            let known = name == EMBEDDING || name == FINAL_NORM || name == HEAD || self.is_of_a_block(name);
+            let harmless = name.ends_with("rotary_emb.inv_freq");
+            if !known && !harmless {
+                let shown = name.escape_debug().to_string();
+                let reason = "is no part of this model here (a bias, or a norm?): it cannot be left out";
+                return Err(Error::tensor(self.file.origin(), &shown, reason));
+            }
+        }
+        Ok(())
+    }
+
+    fn is_of_a_block(&self, name: &str) -> bool {
+        let Some((layer, part)) = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.')) else {
+            return false;
         };
-        Ok(LayerWeights {
-            input_layernorm: norm("input_layernorm", config.hidden_size)?,
-            q_proj: linear(q)?,
-            k_proj: linear(k)?,
-            v_proj: linear(v)?,
-            attn_sub_norm: sub_norm("self_attn.attn_sub_norm", config.query_size())?,
-            o_proj: linear(o)?,
-            post_attention_layernorm: norm("post_attention_layernorm", config.hidden_size)?,
-            gate_proj: linear(gate)?,
-            up_proj: linear(up)?,
-            ffn_sub_norm: sub_norm("mlp.ffn_sub_norm", config.intermediate_size)?,
-            down_proj: linear(down)?,
-        })
+        if !layer.parse().is_ok_and(|layer: usize| layer < self.config.num_hidden_layers) {
+            return false;
+        }
+        let Some((part, kind)) = part.rsplit_once('.') else { return false };
+        let norms = self.config.norms();
+        let is_norm = norms.iter().any(|(norm, _)| *norm == part || other_name(norm) == Some(part));
+        let is_projection = self.config.projections().iter().any(|(projection, ..)| *projection == part);
+        (is_norm && kind == "weight") || (is_projection && matches!(kind, "weight" | "weight_scale"))
+    }
+
+    fn projection_name(&self, layer: usize, index: usize) -> (String, usize, usize) {
+        let (name, rows, cols) = self.config.projections()[index];
+        (format!("model.layers.{layer}.{name}.weight"), rows, cols)
+    }
+
+    fn table(&self, name: &'static str) -> Result<TableView<'_>> {
+        let (rows, cols) = (self.config.vocab_size, self.config.hidden_size);
+        let data = TableBytes::Floats(self.file.float_bytes(name, rows, cols)?);
+        Ok(TableView { rows, cols, data, name, origin: self.file.origin() })
     }
 
     fn linear(&self, name: &str, rows: usize, cols: usize) -> Result<LinearWeights> {
@@ -102,7 +143,7 @@ impl<'a> WeightReader<'a> {
                 .map_err(|reason| Error::tensor(self.file.origin(), name, reason));
         }
         let layout = self.config.storage.layout(scheme);
-        let bytes = self.file.bytes(name, dtype_of(layout), &layout.byte_shape(rows, cols))?;
+        let bytes = self.file.bytes(name, tensor_type(layout), &layout.byte_shape(rows, cols))?;
         let scale_name = format!("{name}_scale");
         let mut scales = self.file.float_vector(&scale_name, scheme.granularity().scale_count(rows, cols))?;
         if self.config.storage == Storage::PackedInverseScale {
@@ -117,6 +158,113 @@ impl<'a> WeightReader<'a> {
         )
         .map(LinearWeights::Packed)
         .map_err(|reason| Error::tensor(self.file.origin(), name, reason))
+    }
+}
+
+/// The names of the weight files that the bytes of an [`INDEX_FILE`] list, sorted; `origin` names it in errors.
+///
+/// # Errors
+/// If it is no such index, or lists a file outside its folder.
+pub fn shard_names(bytes: &[u8], origin: &str) -> Result<Vec<String>> {
+    let fail = |reason: String| Error::format(origin, reason);
+    let index: serde_json::Value =
+        serde_json::from_slice(bytes).map_err(|e| fail(format!("is not valid JSON: {e}")))?;
+    let map = index["weight_map"].as_object().ok_or_else(|| fail("has no object `weight_map`".into()))?;
+    let mut names = std::collections::BTreeSet::new();
+    for (tensor, file) in map {
+        let plain = |name: &&str| !name.is_empty() && !name.contains(['/', '\\']) && *name != "..";
+        let file = file.as_str().filter(plain).ok_or_else(|| {
+            let tensor = tensor.escape_debug();
+            fail(format!("says that tensor `{tensor}` is in {file}, expected the name of a file beside it"))
+        })?;
+        names.insert(file.to_owned());
+    }
+    if names.is_empty() || names.len() > MOST_SHARDS {
+        return Err(fail(format!("lists {} files, expected 1 to {MOST_SHARDS}", names.len())));
+    }
+    Ok(names.into_iter().collect())
+}
+
+const MOST_SHARDS: usize = 4096;
+
+/// The template of chats of a model folder: `chat_template.jinja`, or the one in `tokenizer_config.json`.
+///
+/// # Errors
+/// If a file is there and cannot be read.
+pub fn chat_template(folder: &Path) -> Result<Option<String>> {
+    let path = folder.join(CHAT_TEMPLATE_FILE);
+    if path.exists() {
+        let bytes = super::read_bounded(&path, 1 << 20)?;
+        let text = String::from_utf8(bytes).map_err(|e| Error::format(&path.display().to_string(), e.to_string()))?;
+        return Ok(Some(text));
+    }
+    let path = folder.join(TOKENIZER_CONFIG_FILE);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let json: serde_json::Value = serde_json::from_slice(&super::read_bounded(&path, 16 << 20)?)
+        .map_err(|e| Error::format(&path.display().to_string(), format!("is not valid JSON: {e}")))?;
+    let template = &json["chat_template"];
+    let named = template.as_array().into_iter().flatten().find(|entry| entry["name"] == "default");
+    Ok(template.as_str().or(named.and_then(|entry| entry["template"].as_str())).map(str::to_owned))
+}
+
+/// The name of a sub-norm in the models of 1bitLLM.
+fn other_name(norm: &str) -> Option<&'static str> {
+    match norm {
+        "self_attn.attn_sub_norm" => Some("self_attn.inner_attn_ln"),
+        "mlp.ffn_sub_norm" => Some("mlp.ffn_layernorm"),
+        _ => None,
+    }
+}
+
+impl WeightSource for WeightReader<'_> {
+    fn config(&self) -> &ModelConfig {
+        self.config
+    }
+
+    fn embedding_table(&self) -> Result<TableView<'_>> {
+        self.table(EMBEDDING)
+    }
+
+    fn head_table(&self) -> Result<Option<TableView<'_>>> {
+        if self.config.tie_word_embeddings { Ok(None) } else { self.table(HEAD).map(Some) }
+    }
+
+    fn final_norm(&self) -> Result<Vec<f32>> {
+        self.file.float_vector(FINAL_NORM, self.config.hidden_size)
+    }
+
+    fn norm(&self, layer: usize, index: usize) -> Result<Vec<f32>> {
+        let (name, len) = self.config.norms()[index];
+        let full = |name: &str| format!("model.layers.{layer}.{name}.weight");
+        let other = other_name(name).map(full).filter(|other| self.file.contains(other));
+        self.file.float_vector(&other.unwrap_or_else(|| full(name)), len)
+    }
+
+    fn projection(&self, layer: usize, index: usize) -> Result<LinearWeights> {
+        let (name, rows, cols) = self.projection_name(layer, index);
+        self.linear(&name, rows, cols)
+    }
+
+    fn latent(&self, layer: usize, index: usize) -> Result<Option<FloatMatrix>> {
+        if self.config.quantization.weight.is_none() || self.config.storage != Storage::Float {
+            return Ok(None);
+        }
+        let (name, rows, cols) = self.projection_name(layer, index);
+        self.file.float_matrix(&name, rows, cols).map(Some)
+    }
+
+    fn tensors(&self) -> Vec<TensorRecord> {
+        self.file.records()
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let tied_head = self.config.tie_word_embeddings && self.file.contains(HEAD);
+        tied_head
+            .then(|| format!("`{HEAD}` is not used: the configuration ties the head to the embedding"))
+            .into_iter()
+            .collect()
     }
 }
 
@@ -168,8 +316,11 @@ pub fn write(path: &Path, parts: &ModelParts) -> Result<()> {
     })
 }
 
-/// Replacing a folder removes what it holds: only what this module writes may be lost.
-fn check_replaceable(path: &Path) -> Result<()> {
+/// Replacing a folder removes what it holds: only the files of a model may be lost.
+///
+/// # Errors
+/// If the folder holds anything else.
+pub fn check_replaceable(path: &Path) -> Result<()> {
     let entries = match std::fs::read_dir(path) {
         Ok(entries) => entries,
         // Whatever else is wrong with the path shows when the folder is made.
@@ -219,7 +370,8 @@ fn tensor_list(parts: &ModelParts) -> Result<Vec<(String, OwnedTensor)>, String>
                         None => matrix,
                     };
                     let shape = matrix.layout().byte_shape(matrix.rows(), matrix.cols()).to_vec();
-                    let codes = OwnedTensor { dtype: dtype_of(matrix.layout()), shape, bytes: matrix.bytes().to_vec() };
+                    let codes =
+                        OwnedTensor { dtype: tensor_type(matrix.layout()), shape, bytes: matrix.bytes().to_vec() };
                     push(&format!("{name}.weight"), codes);
                     push(&format!("{name}.weight_scale"), vector(matrix.scales()));
                 }
@@ -229,14 +381,16 @@ fn tensor_list(parts: &ModelParts) -> Result<Vec<(String, OwnedTensor)>, String>
     Ok(list)
 }
 
-fn dtype_of(layout: Layout) -> Dtype {
+/// The element type of packed codes in a file.
+pub fn tensor_type(layout: Layout) -> Dtype {
     match layout {
         Layout::TwoBit | Layout::Base3 | Layout::OneBit | Layout::Int4 => Dtype::U8,
         Layout::Int8 => Dtype::I8,
     }
 }
 
-fn generation_config(config: &ModelConfig) -> String {
+/// The `generation_config.json` of a model.
+pub fn generation_config(config: &ModelConfig) -> String {
     let value = serde_json::json!({ "bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_ids });
     serde_json::to_string_pretty(&value).expect("a JSON value always prints") + "\n"
 }

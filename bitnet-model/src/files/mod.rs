@@ -4,7 +4,11 @@
 //! rename, so that what existed stays whole until what replaces it is complete.
 
 pub mod checkpoint;
+pub mod gguf;
 pub mod hugging_face;
+pub mod llama2c;
+pub mod source;
+pub mod stream;
 pub mod tensors;
 
 use std::fs::{self, File};
@@ -26,6 +30,21 @@ pub fn read_bounded(path: &Path, limit_bytes: u64) -> Result<Vec<u8>> {
         return Err(Error::format(&path.display().to_string(), format!("is longer than {limit_bytes} bytes")));
     }
     Ok(bytes)
+}
+
+/// The names of what is in a folder, sorted; those that are no text are left out.
+///
+/// # Errors
+/// If the folder cannot be read.
+pub fn names_in(folder: &Path) -> Result<Vec<String>> {
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let entries = fs::read_dir(folder).map_err(Error::io(folder, "read"))?;
+    let mut names = Vec::new();
+    for entry in entries {
+        names.extend(entry.map_err(Error::io(folder, "read"))?.file_name().into_string().ok());
+    }
+    names.sort_unstable();
+    Ok(names)
 }
 
 /// Replaces `path` by `bytes`, all or nothing.

@@ -1,21 +1,29 @@
 //! Named tensors in a safetensors file: read from bytes (usually a memory map that the caller opened), written synced.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::Path;
 
 use half::{bf16, f16};
 use safetensors::tensor::{SafeTensors, TensorView, View};
 
+use super::source::TensorRecord;
 use crate::error::{Error, Result};
 use crate::weights::{FloatData, FloatMatrix, FloatType};
 
 pub use safetensors::Dtype;
 
-/// A parsed safetensors file over bytes that live elsewhere.
+/// Parsed safetensors, of one file or of the shards of one model, over bytes that live elsewhere.
 pub struct TensorFile<'a> {
-    tensors: SafeTensors<'a>,
+    parts: Vec<Part<'a>>,
+    /// Where each tensor is.
+    index: BTreeMap<String, usize>,
     origin: String,
+}
+
+struct Part<'a> {
+    tensors: SafeTensors<'a>,
+    bytes: &'a [u8],
 }
 
 impl<'a> TensorFile<'a> {
@@ -24,12 +32,45 @@ impl<'a> TensorFile<'a> {
     /// # Errors
     /// What is wrong with the header: truncated, oversized, overlapping or out-of-range tensors.
     pub fn parse(bytes: &'a [u8], origin: &str) -> Result<Self> {
-        let bad = |e: safetensors::SafeTensorError| {
-            // A message may quote names from the file; escaped, they can neither break the line nor move the cursor.
-            let reason = e.to_string().escape_debug().to_string();
-            Error::format(origin, format!("is not a valid safetensors file of {} bytes: {reason}", bytes.len()))
-        };
-        Ok(Self { tensors: SafeTensors::deserialize(bytes).map_err(bad)?, origin: origin.to_owned() })
+        Self::parse_shards(&[(bytes, origin)], origin)
+    }
+
+    /// The same for a model in several files, each with its name; `origin` names them together.
+    ///
+    /// # Errors
+    /// As [`TensorFile::parse`], or if two files have a tensor of the same name.
+    pub fn parse_shards(files: &[(&'a [u8], &str)], origin: &str) -> Result<Self> {
+        let (mut parts, mut index) = (Vec::new(), BTreeMap::new());
+        for (number, (bytes, name)) in files.iter().enumerate() {
+            let bad = |e: safetensors::SafeTensorError| {
+                // A message may quote names from the file; escaped, they can neither break the line nor move the cursor.
+                let reason = e.to_string().escape_debug().to_string();
+                Error::format(name, format!("is not a valid safetensors file of {} bytes: {reason}", bytes.len()))
+            };
+            let tensors = SafeTensors::deserialize(bytes).map_err(bad)?;
+            for tensor in tensors.names() {
+                if index.insert(tensor.to_owned(), number).is_some() {
+                    let reason = format!("has a tensor `{}` that another file has too", tensor.escape_debug());
+                    return Err(Error::format(name, reason));
+                }
+            }
+            parts.push(Part { tensors, bytes });
+        }
+        Ok(Self { parts, index, origin: origin.to_owned() })
+    }
+
+    /// Every tensor in the order in which they lie: name, type, shape, bytes, and where these begin.
+    pub fn records(&self) -> Vec<TensorRecord> {
+        let mut records: Vec<(usize, TensorRecord)> = Vec::new();
+        for (name, &part) in &self.index {
+            let Ok(view) = self.parts[part].tensors.tensor(name) else { continue };
+            let offset = view.data().as_ptr().addr() - self.parts[part].bytes.as_ptr().addr();
+            let kind = format!("{:?}", view.dtype());
+            let (shape, bytes) = (view.shape().to_vec(), view.data().len());
+            records.push((part, TensorRecord { name: name.clone(), kind, shape, bytes, offset }));
+        }
+        records.sort_by_key(|(part, record)| (*part, record.offset));
+        records.into_iter().map(|(_, record)| record).collect()
     }
 
     /// The name of the file in errors.
@@ -39,14 +80,12 @@ impl<'a> TensorFile<'a> {
 
     /// All tensor names, sorted.
     pub fn names(&self) -> Vec<&str> {
-        let mut names = self.tensors.names();
-        names.sort_unstable();
-        names
+        self.index.keys().map(String::as_str).collect()
     }
 
     /// Whether a tensor of this name exists.
     pub fn contains(&self, name: &str) -> bool {
-        self.tensors.tensor(name).is_ok()
+        self.index.contains_key(name)
     }
 
     /// A tensor of any type and shape.
@@ -54,7 +93,9 @@ impl<'a> TensorFile<'a> {
     /// # Errors
     /// If it is missing.
     pub fn view(&self, name: &str) -> Result<TensorView<'a>> {
-        self.tensors.tensor(name).map_err(|_| Error::tensor(&self.origin, name, "is missing"))
+        let part = self.index.get(name).map(|&part| &self.parts[part]);
+        part.and_then(|part| part.tensors.tensor(name).ok())
+            .ok_or_else(|| Error::tensor(&self.origin, name, "is missing"))
     }
 
     /// A float matrix of `[rows, cols]` (f32, f16 or bf16), as stored.
@@ -153,6 +194,19 @@ impl FloatBytes<'_> {
             FloatType::F32 => find(self.bytes.as_chunks::<4>().0, |number| u32::from_le_bytes(number) & mask == mask),
             FloatType::F16 => find(self.bytes.as_chunks::<2>().0, two(0x7c00)),
             FloatType::Bf16 => find(self.bytes.as_chunks::<2>().0, two(0x7f80)),
+        }
+    }
+
+    /// Writes the numbers into `out`, which has as many, as f32.
+    pub fn to_f32(&self, out: &mut [f32]) {
+        let twos = self.bytes.as_chunks::<2>().0;
+        match self.float_type {
+            FloatType::F32 => {
+                let fours = self.bytes.as_chunks::<4>().0;
+                out.iter_mut().zip(fours).for_each(|(out, &b)| *out = f32::from_le_bytes(b));
+            }
+            FloatType::F16 => out.iter_mut().zip(twos).for_each(|(out, &b)| *out = f16::from_le_bytes(b).to_f32()),
+            FloatType::Bf16 => out.iter_mut().zip(twos).for_each(|(out, &b)| *out = bf16::from_le_bytes(b).to_f32()),
         }
     }
 

@@ -1,6 +1,8 @@
 //! One test binary for what crosses a module: model folders on a disk, and whole models against PyTorch's numbers.
 
 mod folder;
+mod gguf;
+mod gguf_file;
 mod hostile_files;
 mod reference_model;
 mod round_trips;

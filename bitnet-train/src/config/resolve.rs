@@ -186,6 +186,7 @@ impl Run {
             max_position_embeddings: or(model.max_position_embeddings, self.config.train.sequence_length),
             rms_norm_eps: model.rms_norm_eps as f32,
             rope_theta: model.rope_theta as f32,
+            rope_scaling: None,
             tie_word_embeddings: model.tie_word_embeddings,
             sub_norms: model.sub_norms,
             quantization: self.quantization,

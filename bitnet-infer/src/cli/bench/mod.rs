@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 
-use bitnet_infer::engine::{Arrangement, HeadFormat, KvType, Model, RandomModel};
+use bitnet_infer::engine::{HeadFormat, KvType, Model, RandomModel};
 use bitnet_model::config::{Quantization, Storage};
 use bitnet_model::files::hugging_face;
 use bitnet_model::weights::FloatType;
@@ -17,7 +17,7 @@ use bitnet_model::weights::FloatType;
 use machine::Machine;
 use report::Report;
 
-use super::output;
+use super::{Opening, output};
 
 /// Measure prefill and decode speed, with random weights of a shape or with a model.
 ///
@@ -90,7 +90,7 @@ pub struct Args {
 ///
 /// # Errors
 /// If the shape cannot be or the model does not load.
-pub fn run(args: &Args, arrangement: Arrangement) -> Result<()> {
+pub fn run(args: &Args, opening: Opening) -> Result<()> {
     if [&args.prompt[..], &args.batch, &[args.generate, args.repeats]].concat().contains(&0) {
         bail!("--prompt, --generate, --batch and --repeats must be at least 1");
     }
@@ -99,8 +99,8 @@ pub fn run(args: &Args, arrangement: Arrangement) -> Result<()> {
     }
     let started = Instant::now();
     let model = match &args.model {
-        Some(folder) => super::open(folder, arrangement)?.model,
-        None => args.random()?.build(arrangement)?,
+        Some(folder) => opening.open(folder)?.model,
+        None => args.random()?.build(opening.arrangement)?,
     };
     let model = model.with_head(args.head);
     let report = args.measure(&model, started.elapsed().as_secs_f64())?;

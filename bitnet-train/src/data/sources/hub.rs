@@ -1,8 +1,4 @@
-//! Dataset repositories of the Hugging Face Hub, through its cache folder.
-//!
-//! `HF_HOME` says where the cache is (its subfolder `hub`), `HF_TOKEN` (or the token file of that
-//! folder) gives access to private repositories, `HF_ENDPOINT` names another server, and
-//! `HF_HUB_OFFLINE=1` uses the cache alone.
+//! Dataset repositories of the Hugging Face Hub, through its cache folder, with the settings of [`bitnet_infer::hub`].
 
 use std::path::{Path, PathBuf};
 
@@ -10,36 +6,11 @@ use anyhow::{Context, Result, bail, ensure};
 use hf_hub::api::sync::ApiBuilder;
 use hf_hub::{Cache, Repo, RepoType};
 
+pub use bitnet_infer::hub::HubSettings;
+
 use super::files;
 use crate::data::progress::Stage;
 use crate::data::source::FileKind;
-
-/// What the environment says about the Hub.
-#[derive(Debug, Clone)]
-pub struct HubSettings {
-    /// The cache folder, shared with the Python tools.
-    pub cache: PathBuf,
-    /// The access token, where it is not in the cache folder.
-    pub token: Option<String>,
-    /// Another server than the public one.
-    pub endpoint: Option<String>,
-    /// Whether only the cache may be used.
-    pub offline: bool,
-}
-
-impl HubSettings {
-    /// Reads `HF_HOME`, `HF_TOKEN`, `HF_ENDPOINT` and `HF_HUB_OFFLINE`.
-    pub fn from_env() -> HubSettings {
-        let set = |key: &str| std::env::var(key).ok().filter(|value| !value.is_empty());
-        HubSettings {
-            cache: Cache::from_env().path().clone(),
-            token: set("HF_TOKEN"),
-            endpoint: set("HF_ENDPOINT"),
-            offline: set("HF_HUB_OFFLINE")
-                .is_some_and(|value| matches!(value.to_lowercase().as_str(), "1" | "true" | "yes" | "on")),
-        }
-    }
-}
 
 /// The local paths of the repository's files that match the patterns, sorted by name; downloads what is not cached and
 /// tells `stage` after each file.

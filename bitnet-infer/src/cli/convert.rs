@@ -1,0 +1,137 @@
+//! `bitnet-infer convert`.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use bitnet_infer::convert::{Conversion, ConvertOptions, HeadType, Target, Verification, convert, verify};
+use bitnet_infer::engine::ModelFiles;
+
+use super::{Opening, output};
+
+/// Convert a model to another format, and check that it computes the same.
+///
+/// The source may be a Hugging Face folder (one file or shards), a GGUF file, a .bin of llama2.c, or hub:OWNER/NAME[@REVISION];
+/// what it is is found out from its contents. Codes never change; where a format holds a scale in fewer bits, the report says
+/// how much that changed it.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Model to convert
+    source: String,
+    /// Folder or file to write
+    destination: PathBuf,
+    /// Format: hf, hf-packed, universal, gguf-tq1, gguf-tq2, gguf-q2, gguf-q1, gguf-i2s, gguf-f16, bitnet
+    #[arg(long, value_name = "FORMAT")]
+    to: Target,
+    /// Type of the head, and of the embedding where they are one: f16, q8_0, q6_k [default: f16 in GGUF, else as it is]
+    #[arg(long, value_name = "TYPE")]
+    head: Option<HeadType>,
+    /// Quantize float weights by this scheme: int8, int4, ternary, binary. Without training, ternary and binary destroy a model
+    #[arg(long, value_name = "SCHEME")]
+    quantize: Option<String>,
+    /// Activations of a model that is quantized: int8, none
+    #[arg(long, value_name = "SCHEME", default_value = "int8")]
+    activations: String,
+    /// Positions to compare source and result on (0: none)
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    verify: usize,
+    /// Replace what is at the destination
+    #[arg(long)]
+    force: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+const EXAMPLES: &str = "Examples:
+  bitnet-infer convert model model.gguf --to gguf-tq2 --head q6_k
+  bitnet-infer convert ggml-model-i2_s.gguf model --to hf-packed
+  bitnet-infer convert hub:microsoft/bitnet-b1.58-2B-4T-bf16 packed --to bitnet
+  bitnet-infer convert llama int8 --to bitnet --quantize int8 --activations none";
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Outcome {
+    #[serde(flatten)]
+    conversion: Conversion,
+    seconds: f64,
+    verification: Option<Verification>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// If the conversion fails, or the result differs by more than its format explains.
+pub fn run(args: &Args, opening: Opening) -> Result<()> {
+    let source = bitnet_infer::hub::local(&args.source)?;
+    let files = ModelFiles::open(&source, opening.gguf)?;
+    let options = ConvertOptions {
+        target: args.to,
+        head: args.head,
+        quantize: args.quantize.clone().map(|weight| (weight, args.activations.clone())),
+        force: args.force,
+    };
+    let started = Instant::now();
+    // Draws nothing unless stderr is a terminal.
+    let bar = ProgressBar::new(0);
+    bar.set_style(ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes}, {binary_bytes_per_sec}, {eta} left")?);
+    let conversion = convert(&files, &args.destination, &options, &mut |done, all| {
+        bar.set_length(all as u64);
+        bar.set_position(done as u64);
+    })?;
+    bar.finish_and_clear();
+    let seconds = started.elapsed().as_secs_f64();
+    let verification = match args.verify {
+        0 => None,
+        positions => {
+            let converted = ModelFiles::open(&args.destination, opening.gguf)?;
+            let compared = verify(&files, &converted, &options, positions, opening.arrangement);
+            Some(compared.context("the conversion is written, but does not hold")?)
+        }
+    };
+    let outcome = Outcome { conversion, seconds, verification };
+    if args.json {
+        return output::print_json(&outcome);
+    }
+    Ok(output::print(&report(args, files.format(), &outcome))?)
+}
+
+fn report(args: &Args, format: &str, outcome: &Outcome) -> String {
+    let Outcome { conversion, seconds, verification } = outcome;
+    let rate = conversion.bytes_read.max(conversion.bytes_written) as f64 / 1e6 / seconds.max(1e-9);
+    let mut text = format!(
+        "converted     {} ({format}) to {} ({})\n\
+         read          {}, written {}, in {seconds:.1} s ({rate:.0} MB/s)\n",
+        args.source,
+        args.destination.display(),
+        conversion.target,
+        output::bytes(conversion.bytes_read),
+        output::bytes(conversion.bytes_written),
+    );
+    text += &match (conversion.coded_projections, conversion.largest_scale_error) {
+        (0, _) => "weights       floats\n".to_owned(),
+        (n, 0.0) => format!("weights       the codes and scales of {n} projections, to the bit\n"),
+        (n, error) => format!("weights       the codes of {n} projections, their scales to {error:.1e}\n"),
+    };
+    if let Some(Verification { agreement, allowed_rms }) = verification {
+        let limit = allowed_rms.map_or("the price of quantizing".into(), |limit| format!("allowed {limit:.1e}"));
+        text += &format!(
+            "verified      {} positions: largest difference of a logit {:.2e}, rms {:.2e} of their deviation ({limit}), KL divergence \
+             {:.2e} nats, same first token {:.1} %\n",
+            agreement.positions,
+            agreement.largest_difference,
+            agreement.relative_rms,
+            agreement.divergence,
+            agreement.same_first * 100.0
+        );
+    }
+    text.extend(conversion.notes.iter().map(|note| match note.strip_prefix("warning: ") {
+        Some(warning) => format!("warning: {warning}\n"),
+        None => format!("note: {note}\n"),
+    }));
+    text
+}

@@ -1,0 +1,254 @@
+//! Hugging Face folders, and our own: `config.json`, one safetensors file, and what belongs to the tokenizer.
+
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::Path;
+
+use bitnet_model::config::Storage;
+use bitnet_model::files::hugging_face::{
+    CHAT_TEMPLATE_FILE, CONFIG_FILE, GENERATION_FILE, SPECIAL_TOKENS_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE,
+    WEIGHTS_FILE, check_replaceable, generation_config, tensor_type,
+};
+use bitnet_model::files::stream::{PlannedTensor, safetensors_header};
+use bitnet_model::files::tensors::Dtype;
+use bitnet_model::files::{read_bounded, write_folder_atomic, write_synced};
+use bitnet_model::weights::{FloatType, LinearWeights};
+
+use super::part::{
+    Produced, Sink, as_kind, codes_of, floats_of, io_error, masters_of, tensor_error, write_projections, write_table,
+};
+use super::{Conversion, HeadType, Job, Target};
+use crate::engine::{Error, Result};
+
+/// Writes the folder, all or nothing.
+pub(super) fn write(
+    job: &Job,
+    path: &Path,
+    done: &mut Conversion,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<()> {
+    let types = Types::of(job)?;
+    check_scaling(job)?;
+    check_replaceable(path)?;
+    done.notes.extend(notes(job));
+    write_folder_atomic(path, |folder| {
+        done.bytes_written = write_weights(job, &folder.join(WEIGHTS_FILE), &types, done, progress)?;
+        write_synced(&folder.join(CONFIG_FILE), job.config.to_json().as_bytes())?;
+        write_text_files(job, folder)
+    })
+}
+
+/// The types of the floats of a folder.
+struct Types {
+    embedding: FloatType,
+    head: FloatType,
+    projections: FloatType,
+}
+
+impl Types {
+    fn of(job: &Job) -> Result<Self> {
+        let universal = job.options.target == Target::Universal;
+        let own = |float_type: FloatType| if universal { FloatType::Bf16 } else { float_type };
+        let embedding = own(job.weights.embedding_table()?.float_type());
+        let head = job.weights.head_table()?.map_or(embedding, |view| own(view.float_type()));
+        let (embedding, head) = match (job.options.head, job.config.tie_word_embeddings) {
+            (None, _) => (embedding, head),
+            (Some(HeadType::F16), true) => (FloatType::F16, FloatType::F16),
+            (Some(HeadType::F16), false) => (embedding, FloatType::F16),
+            (Some(other), _) => {
+                let (name, target) = (other.name(), job.options.target);
+                return Err(Error::Input(format!("--head {name} is for GGUF: `{target}` holds floats, expected f16")));
+            }
+        };
+        let projections = if universal { FloatType::Bf16 } else { common_type(job)? };
+        Ok(Self { embedding, head, projections })
+    }
+}
+
+/// The type of float projections: that of the source's floats or masters if all have one, else f32. Masters that are made of
+/// codes are f32, whose mean gives the scale back.
+fn common_type(job: &Job) -> Result<FloatType> {
+    if job.config.quantization.weight.is_some() && job.weights.latent(0, 0)?.is_none() {
+        return Ok(FloatType::F32);
+    }
+    let records = job.weights.tensors();
+    let tables = [job.weights.embedding_table()?.rows, job.config.vocab_size];
+    let mut kinds = records.iter().filter(|r| r.shape.len() >= 2 && !tables.contains(&r.shape[0])).map(|r| &*r.kind);
+    let Some(first) = kinds.next() else { return Ok(FloatType::F32) };
+    Ok(match first {
+        _ if !kinds.all(|kind| kind == first) => FloatType::F32,
+        "F16" => FloatType::F16,
+        "BF16" => FloatType::Bf16,
+        _ => FloatType::F32,
+    })
+}
+
+fn write_weights(
+    job: &Job,
+    path: &Path,
+    types: &Types,
+    done: &mut Conversion,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<usize> {
+    let plan = plan(job, types);
+    let header = safetensors_header(&plan).map_err(|name| tensor_error(job, &name, "would be written twice"))?;
+    let total = header.len() + plan.iter().map(PlannedTensor::byte_count).sum::<usize>();
+    let file = File::create(path).map_err(|cause| io_error(path, "create", cause))?;
+    let mut out = BufWriter::new(file);
+    let mut sink = Sink { out: &mut out, path, written: 0, total, progress };
+    sink.put(&header)?;
+    write_table(job, job.weights.embedding_table()?, as_kind(types.embedding), EMBEDDING, &mut sink)?;
+    sink.put(&floats(&job.weights.final_norm()?))?;
+    if let Some(head) = job.weights.head_table()? {
+        write_table(job, head, as_kind(types.head), HEAD, &mut sink)?;
+    }
+    let norms = |layer: usize, sink: &mut Sink| {
+        (0..job.config.norms().len()).try_for_each(|index| sink.put(&floats(&job.weights.norm(layer, index)?)))
+    };
+    let produce = |layer, index| produce(job, types, layer, index);
+    write_projections(job, &mut sink, done, norms, produce, |bytes, sink| sink.put(bytes))?;
+    let written = sink.written;
+    assert_eq!(written, total, "as many bytes as the header says");
+    let file = out.into_inner().map_err(|failed| io_error(path, "write", failed.into_error()))?;
+    file.sync_all().map_err(|cause| io_error(path, "sync", cause))?;
+    Ok(written)
+}
+
+/// Every tensor in the order in which it is written.
+fn plan(job: &Job, types: &Types) -> Vec<PlannedTensor> {
+    let config = job.config;
+    let tensor = |name: String, dtype, shape: &[usize]| PlannedTensor { name, dtype, shape: shape.to_vec() };
+    let table = [config.vocab_size, config.hidden_size];
+    let mut plan = vec![
+        tensor(EMBEDDING.into(), dtype(types.embedding), &table),
+        tensor("model.norm.weight".into(), Dtype::F32, &[config.hidden_size]),
+    ];
+    if !config.tie_word_embeddings {
+        plan.push(tensor(HEAD.into(), dtype(types.head), &table));
+    }
+    for layer in 0..config.num_hidden_layers {
+        for (name, len) in config.norms() {
+            plan.push(tensor(format!("model.layers.{layer}.{name}.weight"), Dtype::F32, &[len]));
+        }
+        for (name, rows, cols) in config.projections() {
+            let name = format!("model.layers.{layer}.{name}.weight");
+            match config.quantization.weight.filter(|_| config.storage != Storage::Float) {
+                None => plan.push(tensor(name, dtype(types.projections), &[rows, cols])),
+                Some(scheme) => {
+                    let layout = config.storage.layout(scheme);
+                    let scales = scheme.granularity().scale_count(rows);
+                    plan.push(tensor(name.clone(), tensor_type(layout), &layout.byte_shape(rows, cols)));
+                    plan.push(tensor(format!("{name}_scale"), Dtype::F32, &[scales]));
+                }
+            }
+        }
+    }
+    plan
+}
+
+fn produce(job: &Job, types: &Types, layer: usize, index: usize) -> Result<Produced> {
+    let (name, rows, _) = job.config.projections()[index];
+    let name = format!("model.layers.{layer}.{name}.weight");
+    let kind = as_kind(types.projections);
+    let Some(scheme) = job.config.quantization.weight else {
+        let weights = job.weights.projection(layer, index)?;
+        let coded = matches!(weights, LinearWeights::Packed(_)).then_some(0.0);
+        let rounded = if kind == as_kind(FloatType::Bf16) { coded.map(|_| BF16_ERROR) } else { coded };
+        return Ok(Produced { bytes: vec![floats_of(job, &name, &weights, kind)?], scale_error: rounded });
+    };
+    if job.config.storage == Storage::Float {
+        if let Some(latent) = job.weights.latent(layer, index)? {
+            let bytes = floats_of(job, &name, &LinearWeights::Float(latent), kind)?;
+            return Ok(Produced { bytes: vec![bytes], scale_error: Some(0.0) });
+        }
+        let weights = job.weights.projection(layer, index)?;
+        let (masters, error) = masters_of(job, &name, codes_of(job, &name, &weights)?)?;
+        let bytes = floats_of(job, &name, &LinearWeights::Float(masters), kind)?;
+        return Ok(Produced { bytes: vec![bytes], scale_error: Some(error) });
+    }
+    let weights = job.weights.projection(layer, index)?;
+    let matrix = codes_of(job, &name, &weights)?;
+    let expected = scheme.granularity().scale_count(rows);
+    if matrix.scales().len() != expected {
+        let reason = format!("has {} scales, and `{}` holds {expected}", matrix.scales().len(), job.options.target);
+        return Err(tensor_error(job, &name, reason));
+    }
+    let layout = job.config.storage.layout(scheme);
+    let codes = if layout == matrix.layout() {
+        matrix.bytes().to_vec()
+    } else {
+        matrix.repack(layout).map_err(|reason| tensor_error(job, &name, reason))?.bytes().to_vec()
+    };
+    Ok(Produced { bytes: vec![codes, floats(matrix.scales())], scale_error: Some(0.0) })
+}
+
+/// The tokenizer, its template of chats, and what a folder has besides.
+fn write_text_files(job: &Job, folder: &Path) -> Result<()> {
+    if let Some(source) = job.files.folder() {
+        for name in [TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE, CHAT_TEMPLATE_FILE, GENERATION_FILE] {
+            let path = source.join(name);
+            if path.exists() {
+                write_synced(&folder.join(name), &read_bounded(&path, LARGEST_TEXT)?)?;
+            }
+        }
+    } else if let Some(json) = job.files.tokenizer_json()? {
+        write_synced(&folder.join(TOKENIZER_FILE), &json)?;
+        let tokenizer = job.files.tokenizer(job.config)?;
+        let text = |id: Option<u32>| id.zip(tokenizer.as_ref()).and_then(|(id, tokenizer)| tokenizer.text_of(id));
+        let mut config = serde_json::json!({ "tokenizer_class": "PreTrainedTokenizerFast" });
+        config["bos_token"] = text(job.config.bos_token_id).into();
+        config["eos_token"] = text(job.config.eos_token_ids.first().copied()).into();
+        if let Some(template) = job.files.chat_template()? {
+            config["chat_template"] = template.into();
+        }
+        let text = serde_json::to_string_pretty(&config).map_err(|e| Error::Input(e.to_string()))? + "\n";
+        write_synced(&folder.join(TOKENIZER_CONFIG_FILE), text.as_bytes())?;
+    }
+    if !folder.join(GENERATION_FILE).exists() {
+        write_synced(&folder.join(GENERATION_FILE), generation_config(job.config).as_bytes())?;
+    }
+    Ok(())
+}
+
+/// A scaling of positions that `config.json` has no name for must not get lost.
+fn check_scaling(job: &Job) -> Result<()> {
+    match &job.config.rope_scaling {
+        Some(scaling) if scaling.recognize(job.config.rope_theta).is_none() => Err(Error::Input(format!(
+            "{}: its rotary frequencies are scaled by a table that is no published scaling, and a config.json has no key for it",
+            job.files.path().display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn notes(job: &Job) -> Vec<String> {
+    let mut notes = Vec::new();
+    let by_four = |(_, rows, _): &(&str, usize, usize)| rows.is_multiple_of(4);
+    if job.options.target == Target::HfPacked && !job.config.projections().iter().all(by_four) {
+        notes.push("transformers reads packed rows in multiples of 4 only, and a projection here has others".into());
+    }
+    if job.options.target == Target::Universal && job.weights.config().quantization.activation.is_some() {
+        notes.push("plain weights: other programs will run them with activations that are not quantized".into());
+    }
+    notes
+}
+
+fn floats(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+fn dtype(float_type: FloatType) -> Dtype {
+    match float_type {
+        FloatType::F32 => Dtype::F32,
+        FloatType::F16 => Dtype::F16,
+        FloatType::Bf16 => Dtype::BF16,
+    }
+}
+
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const HEAD: &str = "lm_head.weight";
+
+/// bf16 has 8 bits of precision.
+const BF16_ERROR: f64 = 1.0 / 256.0;
+
+const LARGEST_TEXT: u64 = 64 << 20;
