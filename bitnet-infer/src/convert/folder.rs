@@ -136,7 +136,7 @@ fn plan(job: &Job, types: &Types) -> Vec<PlannedTensor> {
                 None => plan.push(tensor(name, dtype(types.projections), &[rows, cols])),
                 Some(scheme) => {
                     let layout = config.storage.layout(scheme);
-                    let scales = scheme.granularity().scale_count(rows);
+                    let scales = scheme.granularity().scale_count(rows, cols);
                     plan.push(tensor(name.clone(), tensor_type(layout), &layout.byte_shape(rows, cols)));
                     plan.push(tensor(format!("{name}_scale"), Dtype::F32, &[scales]));
                 }
@@ -147,7 +147,7 @@ fn plan(job: &Job, types: &Types) -> Vec<PlannedTensor> {
 }
 
 fn produce(job: &Job, types: &Types, layer: usize, index: usize) -> Result<Produced> {
-    let (name, rows, _) = job.config.projections()[index];
+    let (name, rows, cols) = job.config.projections()[index];
     let name = format!("model.layers.{layer}.{name}.weight");
     let kind = as_kind(types.projections);
     let Some(scheme) = job.config.quantization.weight else {
@@ -168,7 +168,7 @@ fn produce(job: &Job, types: &Types, layer: usize, index: usize) -> Result<Produ
     }
     let weights = job.weights.projection(layer, index)?;
     let matrix = codes_of(job, &name, &weights)?;
-    let expected = scheme.granularity().scale_count(rows);
+    let expected = scheme.granularity().scale_count(rows, cols);
     if matrix.scales().len() != expected {
         let reason = format!("has {} scales, and `{}` holds {expected}", matrix.scales().len(), job.options.target);
         return Err(tensor_error(job, &name, reason));

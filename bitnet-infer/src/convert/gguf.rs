@@ -163,6 +163,10 @@ fn produce(job: &Job, kind: TensorType, layer: usize, index: usize) -> Result<Pr
         return Ok(Produced { bytes: vec![floats_of(job, &name, &weights, kind)?], scale_error: error });
     }
     let matrix = codes_of(job, &name, &weights)?;
+    if let Some(group) = matrix.group() {
+        let reason = format!("has a scale for each {group} columns of a row, and `{}` holds one", job.options.target);
+        return Err(tensor_error(job, &name, reason));
+    }
     if kind == TensorType::I2S {
         let [scale] = matrix.scales() else {
             let reason = format!("has {} scales, and I2_S holds one", matrix.scales().len());

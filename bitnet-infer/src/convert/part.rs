@@ -136,8 +136,10 @@ pub(super) fn masters_of(job: &Job, name: &str, matrix: &PackedMatrix) -> Result
     let stretch = if is_mean && filled > 0 { codes.len() as f64 / filled as f64 } else { 1.0 };
     let mut values = Vec::with_capacity(codes.len());
     for (row, codes) in codes.chunks(cols).enumerate() {
-        let magnitude = (f64::from(matrix.scale_of(row)) * stretch) as f32;
-        values.extend(codes.iter().map(|&code| f32::from(code) * magnitude));
+        for (codes, &scale) in codes.chunks(matrix.group().unwrap_or(cols)).zip(matrix.scales_of(row)) {
+            let magnitude = (f64::from(scale) * stretch) as f32;
+            values.extend(codes.iter().map(|&code| f32::from(code) * magnitude));
+        }
     }
     let again = quantize(scheme, &values, rows, cols).map_err(|reason| tensor_error(job, name, reason))?;
     if again.unpack() != codes {

@@ -209,8 +209,9 @@ pub fn dequantized(weights: &LinearWeights) -> Vec<f32> {
             let mut values = Vec::with_capacity(matrix.rows() * matrix.cols());
             for row in 0..matrix.rows() {
                 matrix.unpack_row(row, &mut codes);
-                let scale = matrix.scale_of(row);
-                values.extend(codes.iter().map(|&code| f32::from(code) * scale));
+                let groups = codes.chunks(matrix.group().unwrap_or(matrix.cols()).max(1)).zip(matrix.scales_of(row));
+                values
+                    .extend(groups.flat_map(|(codes, &scale)| codes.iter().map(move |&code| f32::from(code) * scale)));
             }
             values
         }
@@ -249,9 +250,9 @@ pub fn rows_from(weights: LinearWeights, source: impl Fn(usize) -> usize) -> Lin
             }
             let scales = match matrix.scales() {
                 [one] => vec![*one],
-                _ => (0..rows).map(|row| matrix.scale_of(source(row))).collect(),
+                _ => (0..rows).flat_map(|row| matrix.scales_of(source(row)).iter().copied()).collect(),
             };
-            let packed = PackedMatrix::pack(matrix.layout(), rows, cols, &codes, scales);
+            let packed = PackedMatrix::pack_grouped(matrix.layout(), [rows, cols], matrix.group(), &codes, scales);
             LinearWeights::Packed(packed.expect("codes and scales of the same matrix"))
         }
         LinearWeights::Float(matrix) => {

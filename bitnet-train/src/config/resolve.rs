@@ -93,6 +93,16 @@ impl Run {
         };
         let quantization =
             Quantization::by_name(&config.quantization.weight, activation).map_err(|e| fail("quantization", e))?;
+        if quantization.weight.is_some_and(|scheme| scheme.granularity().group_cols().is_some()) {
+            let known: Vec<_> = quant::WEIGHT_SCHEMES.iter().map(|scheme| scheme.name()).collect();
+            let weight = &config.quantization.weight;
+            let reason = format!(
+                "is `{weight}`, a scheme of post-training quantizers, expected one of: {}, {}",
+                quant::NONE,
+                known.join(", ")
+            );
+            return Err(fail("quantization.weight", reason));
+        }
         if config.train.backward == Backward::Int8 {
             if quantization.weight.is_none() || quantization.activation.is_none() {
                 return Err(fail("train.backward", "is `int8`, which needs quantized weights and activations".into()));
