@@ -253,8 +253,9 @@ impl CodeMatrix {
 
     /// Turns raw sums of a token into products; `sum` is that of the token's activation codes.
     pub(crate) fn correction(&self, sum: i32) -> impl Fn(i32) -> i32 + use<> {
-        let (multiplier, offset) = (self.kind.multiplier(), self.kind.offset() * sum);
-        move |raw| multiplier * raw - offset
+        // The multiplier is 1 or 2: a shift, since the oldest vectors of x86 cannot multiply these integers.
+        let (shift, offset) = (self.kind.multiplier() - 1, self.kind.offset() * sum);
+        move |raw| (raw << shift) - offset
     }
 
     /// Products of the rows of `groups` with `tokens` of unquantized inputs, summed in f32: `out` is
