@@ -248,6 +248,26 @@ fn forward_equals_the_reference() {
     }
 }
 
+#[test]
+fn groups_of_columns_equal_the_reference_in_several_panels() {
+    let int8 = ACTIVATION_SCHEMES[0];
+    for (rows, cols, tokens) in [(300, 160, 9), (300, 160, 40), (140, 515, 33)] {
+        let (values, x) = (random_floats(6, rows * cols), random_floats(7, tokens * cols));
+        for scheme in GROUPED_SCHEMES {
+            let mut codes = vec![0; values.len()];
+            let scales = scheme.quantize(&values, rows, &mut codes);
+            let group = scheme.granularity().group_cols();
+            let packed = PackedMatrix::pack_grouped(scheme.layout(), [rows, cols], group, &codes, scales);
+            let weights = LinearWeights::Packed(packed.expect("codes of the scheme"));
+            let expected = bit_linear(&x, &weights, Some(int8));
+            for kernel in kernels() {
+                let linear = Linear::new(&weights, kernel);
+                assert!(forward(&linear, &x, Some(int8)) == expected, "{kernel:?} {}: {rows} x {cols}", scheme.name());
+            }
+        }
+    }
+}
+
 fn sum_of_magnitudes(weights: &LinearWeights, row: usize, x: &[f32]) -> f32 {
     let mut w = vec![0f32; x.len()];
     match weights {

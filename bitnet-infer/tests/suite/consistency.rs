@@ -3,7 +3,7 @@
 use bitnet_infer::engine::{Arrangement, Error, KvCache, LogitsFor, Model, Profile, RandomModel, Sequence};
 use bitnet_infer::kernels::{self, Ternary};
 use bitnet_model::config::Quantization;
-use bitnet_model::quant::{NONE, WEIGHT_SCHEMES};
+use bitnet_model::quant::{GROUPED_SCHEMES, NONE, WEIGHT_SCHEMES};
 use proptest::prelude::*;
 
 fn tokens(n: usize, seed: usize) -> Vec<u32> {
@@ -53,7 +53,7 @@ fn a_prompt_longer_than_a_step_is_the_same_in_pieces() {
 #[test]
 fn a_model_from_parts_in_memory_is_the_same_model() {
     fn shared_between_threads<T: Send + Sync>(_: &T) {}
-    for weight in WEIGHT_SCHEMES.iter().map(|scheme| scheme.name()).chain([NONE]) {
+    for weight in WEIGHT_SCHEMES.iter().chain(GROUPED_SCHEMES).map(|scheme| scheme.name()).chain([NONE]) {
         let mut random = RandomModel::named("tiny").expect("known");
         random.config.quantization = Quantization::by_name(weight, "int8").expect("known");
         let kernel = kernels::best().expect("a kernel");

@@ -4,7 +4,7 @@ use bitnet_infer::engine::{self, KvCache, LogitsFor};
 use bitnet_infer::kernels;
 use bitnet_model::ModelConfig;
 use bitnet_model::config::HiddenAct;
-use bitnet_model::quant::{ACTIVATION_SCHEMES, NONE, WEIGHT_SCHEMES};
+use bitnet_model::quant::{ACTIVATION_SCHEMES, GROUPED_SCHEMES, NONE, WEIGHT_SCHEMES};
 
 use crate::common::{assert_close, compare, reference, tiny_config, write_model};
 
@@ -25,7 +25,7 @@ fn check(name: &str, config: &ModelConfig) {
 
 #[test]
 fn every_pair_of_schemes_runs_as_the_reference_does() {
-    let weights = WEIGHT_SCHEMES.iter().map(|scheme| scheme.name()).chain([NONE]);
+    let weights = WEIGHT_SCHEMES.iter().chain(GROUPED_SCHEMES).map(|scheme| scheme.name()).chain([NONE]);
     for weight in weights {
         for activation in ACTIVATION_SCHEMES.iter().map(|scheme| scheme.name()).chain([NONE]) {
             check(&format!("{weight} weights, {activation} activations"), &tiny_config(weight, activation));
