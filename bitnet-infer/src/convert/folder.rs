@@ -5,6 +5,7 @@ use std::io::BufWriter;
 use std::path::Path;
 
 use bitnet_model::config::Storage;
+use bitnet_model::files::gguf::encode_row;
 use bitnet_model::files::hugging_face::{
     CHAT_TEMPLATE_FILE, CONFIG_FILE, GENERATION_FILE, SPECIAL_TOKENS_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE,
     WEIGHTS_FILE, check_replaceable, generation_config, tensor_type,
@@ -12,7 +13,7 @@ use bitnet_model::files::hugging_face::{
 use bitnet_model::files::stream::{PlannedTensor, safetensors_header};
 use bitnet_model::files::tensors::Dtype;
 use bitnet_model::files::{read_bounded, write_folder_atomic, write_synced};
-use bitnet_model::weights::{FloatType, LinearWeights};
+use bitnet_model::weights::{FloatMatrix, FloatType, LinearWeights};
 
 use super::part::{
     Produced, Sink, as_kind, codes_of, floats_of, io_error, masters_of, tensor_error, write_projections, write_table,
@@ -33,7 +34,7 @@ pub(super) fn write(
     done.notes.extend(notes(job));
     write_folder_atomic(path, |folder| {
         done.bytes_written = write_weights(job, &folder.join(WEIGHTS_FILE), &types, done, progress)?;
-        write_synced(&folder.join(CONFIG_FILE), job.config.to_json().as_bytes())?;
+        write_synced(&folder.join(CONFIG_FILE), config_json(job, &types)?.as_bytes())?;
         write_text_files(job, folder)
     })
 }
@@ -42,27 +43,50 @@ pub(super) fn write(
 struct Types {
     embedding: FloatType,
     head: FloatType,
+    norms: FloatType,
     projections: FloatType,
 }
 
 impl Types {
+    /// As the source has them, norms in f32; but folders for other programs have one type for all, since transformers keeps
+    /// the types of a quantized model's file and then cannot multiply one with another: that of the source if it holds the
+    /// norms exactly, else f32.
     fn of(job: &Job) -> Result<Self> {
-        let universal = job.options.target == Target::Universal;
-        let own = |float_type: FloatType| if universal { FloatType::Bf16 } else { float_type };
-        let embedding = own(job.weights.embedding_table()?.float_type());
-        let head = job.weights.head_table()?.map_or(embedding, |view| own(view.float_type()));
-        let (embedding, head) = match (job.options.head, job.config.tie_word_embeddings) {
-            (None, _) => (embedding, head),
-            (Some(HeadType::F16), true) => (FloatType::F16, FloatType::F16),
-            (Some(HeadType::F16), false) => (embedding, FloatType::F16),
-            (Some(other), _) => {
+        let tied = job.config.tie_word_embeddings;
+        let mut embedding = job.weights.embedding_table()?.float_type();
+        let mut head = job.weights.head_table()?.map_or(embedding, |view| view.float_type());
+        match job.options.head {
+            None => {}
+            Some(HeadType::F16) => (embedding, head) = (if tied { FloatType::F16 } else { embedding }, FloatType::F16),
+            Some(other) => {
                 let (name, target) = (other.name(), job.options.target);
                 return Err(Error::Input(format!("--head {name} is for GGUF: `{target}` holds floats, expected f16")));
             }
+        }
+        let projections = common_type(job)?;
+        let has_floats = job.config.storage == Storage::Float;
+        let one = match job.options.target {
+            Target::Universal => FloatType::Bf16,
+            Target::Bitnet => return Ok(Self { embedding, head, norms: FloatType::F32, projections }),
+            _ if head == embedding && (!has_floats || projections == embedding) && norms_are(job, embedding)? => {
+                embedding
+            }
+            _ => FloatType::F32,
         };
-        let projections = if universal { FloatType::Bf16 } else { common_type(job)? };
-        Ok(Self { embedding, head, projections })
+        Ok(Self { embedding: one, head: one, norms: one, projections: one })
     }
+}
+
+/// Whether all norms are numbers of a type.
+fn norms_are(job: &Job, float_type: FloatType) -> Result<bool> {
+    let exact = |values: &[f32]| FloatMatrix::new(1, values.len(), values, float_type).to_f32() == values;
+    let mut all = exact(&job.weights.final_norm()?);
+    for layer in 0..job.config.num_hidden_layers {
+        for index in 0..job.config.norms().len() {
+            all &= exact(&job.weights.norm(layer, index)?);
+        }
+    }
+    Ok(all)
 }
 
 /// The type of float projections: that of the source's floats or masters if all have one, else f32. Masters that are made of
@@ -98,12 +122,13 @@ fn write_weights(
     let mut sink = Sink { out: &mut out, path, written: 0, total, progress };
     sink.put(&header)?;
     write_table(job, job.weights.embedding_table()?, as_kind(types.embedding), EMBEDDING, &mut sink)?;
-    sink.put(&floats(&job.weights.final_norm()?))?;
+    sink.put(&norm(&job.weights.final_norm()?, types.norms))?;
     if let Some(head) = job.weights.head_table()? {
         write_table(job, head, as_kind(types.head), HEAD, &mut sink)?;
     }
     let norms = |layer: usize, sink: &mut Sink| {
-        (0..job.config.norms().len()).try_for_each(|index| sink.put(&floats(&job.weights.norm(layer, index)?)))
+        (0..job.config.norms().len())
+            .try_for_each(|index| sink.put(&norm(&job.weights.norm(layer, index)?, types.norms)))
     };
     let produce = |layer, index| produce(job, types, layer, index);
     write_projections(job, &mut sink, done, norms, produce, |bytes, sink| sink.put(bytes))?;
@@ -121,14 +146,14 @@ fn plan(job: &Job, types: &Types) -> Vec<PlannedTensor> {
     let table = [config.vocab_size, config.hidden_size];
     let mut plan = vec![
         tensor(EMBEDDING.into(), dtype(types.embedding), &table),
-        tensor("model.norm.weight".into(), Dtype::F32, &[config.hidden_size]),
+        tensor("model.norm.weight".into(), dtype(types.norms), &[config.hidden_size]),
     ];
     if !config.tie_word_embeddings {
         plan.push(tensor(HEAD.into(), dtype(types.head), &table));
     }
     for layer in 0..config.num_hidden_layers {
         for (name, len) in config.norms() {
-            plan.push(tensor(format!("model.layers.{layer}.{name}.weight"), Dtype::F32, &[len]));
+            plan.push(tensor(format!("model.layers.{layer}.{name}.weight"), dtype(types.norms), &[len]));
         }
         for (name, rows, cols) in config.projections() {
             let name = format!("model.layers.{layer}.{name}.weight");
@@ -153,7 +178,7 @@ fn produce(job: &Job, types: &Types, layer: usize, index: usize) -> Result<Produ
     let Some(scheme) = job.config.quantization.weight else {
         let weights = job.weights.projection(layer, index)?;
         let coded = matches!(weights, LinearWeights::Packed(_)).then_some(0.0);
-        let rounded = if kind == as_kind(FloatType::Bf16) { coded.map(|_| BF16_ERROR) } else { coded };
+        let rounded = if job.options.target == Target::Universal { coded.map(|_| BF16_ERROR) } else { coded };
         return Ok(Produced { bytes: vec![floats_of(job, &name, &weights, kind)?], scale_error: rounded });
     };
     if job.config.storage == Storage::Float {
@@ -231,6 +256,25 @@ fn notes(job: &Job) -> Vec<String> {
         notes.push("plain weights: other programs will run them with activations that are not quantized".into());
     }
     notes
+}
+
+/// The `config.json`, with the type that most floats have.
+fn config_json(job: &Job, types: &Types) -> Result<String> {
+    let fail = |e: serde_json::Error| Error::Input(e.to_string());
+    let mut json: serde_json::Value = serde_json::from_str(&job.config.to_json()).map_err(fail)?;
+    json["torch_dtype"] = match types.norms {
+        FloatType::F32 => "float32",
+        FloatType::F16 => "float16",
+        FloatType::Bf16 => "bfloat16",
+    }
+    .into();
+    Ok(serde_json::to_string_pretty(&json).map_err(fail)? + "\n")
+}
+
+fn norm(values: &[f32], float_type: FloatType) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode_row(as_kind(float_type), values, &mut bytes);
+    bytes
 }
 
 fn floats(values: &[f32]) -> Vec<u8> {
