@@ -257,3 +257,21 @@ fn models_that_cannot_be_are_refused_with_their_reason() {
         }
     }
 }
+
+#[test]
+fn a_vocabulary_that_explodes_is_refused() {
+    // Every token is made of others in as many ways as it has letters.
+    let tokens: Vec<String> = (1..=500).map(|n| "a".repeat(n)).collect();
+    let strings: Vec<u8> = tokens.iter().flat_map(|token| string(token)).collect();
+    let array = |kind: u32, bytes: &[u8]| [&kind.to_le_bytes(), 500u64.to_le_bytes().as_slice(), bytes].concat();
+    let keys = [
+        key("general.architecture", 8, &string("llama")),
+        key("tokenizer.ggml.model", 8, &string("llama")),
+        key("tokenizer.ggml.tokens", 9, &array(8, &strings)),
+        key("tokenizer.ggml.scores", 9, &array(6, &[0; 2000])),
+    ];
+    let bytes = header(3, 0, 4, &keys.concat());
+    let message =
+        tokenizer_json(&GgufFile::parse(&bytes, "hostile").expect("a header")).expect_err("explodes").to_string();
+    assert!(message.contains("made of others in too many ways"), "{message}");
+}

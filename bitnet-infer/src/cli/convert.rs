@@ -1,14 +1,16 @@
 //! `bitnet-infer convert`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use bitnet_infer::convert::{Conversion, ConvertOptions, HeadType, Target, Verification, convert, verify};
+use bitnet_infer::convert::{Conversion, ConvertOptions, HeadType, Target, Verification, convert_checked, verify};
 use bitnet_infer::engine::ModelFiles;
+
+use bitnet_model::files::gguf::{GgufOptions, I2sLayout};
 
 use super::{Opening, output};
 
@@ -34,7 +36,7 @@ pub struct Args {
     #[arg(long, value_name = "SCHEME")]
     quantize: Option<String>,
     /// Activations of a model that is quantized: int8, none
-    #[arg(long, value_name = "SCHEME", default_value = "int8")]
+    #[arg(long, value_name = "SCHEME", default_value = "int8", requires = "quantize")]
     activations: String,
     /// Positions to compare source and result on (0: none)
     #[arg(long, value_name = "N", default_value_t = 128)]
@@ -79,20 +81,22 @@ pub fn run(args: &Args, opening: Opening) -> Result<()> {
     // Draws nothing unless stderr is a terminal.
     let bar = ProgressBar::new(0);
     bar.set_style(ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes}, {binary_bytes_per_sec}, {eta} left")?);
-    let conversion = convert(&files, &args.destination, &options, &mut |done, all| {
+    let (mut verification, mut seconds) = (None, 0.0);
+    // Before the result gets its name, so that a wrong one replaces nothing. What was written has the layout that is written.
+    let mut check = |written: &Path| {
+        bar.finish_and_clear();
+        seconds = started.elapsed().as_secs_f64();
+        if args.verify > 0 {
+            let converted = ModelFiles::open(written, GgufOptions { i2s: Some(I2sLayout::Group128) })?;
+            verification = Some(verify(&files, &converted, &options, args.verify, opening.arrangement)?);
+        }
+        Ok(())
+    };
+    let mut progress = |done, all| {
         bar.set_length(all as u64);
         bar.set_position(done as u64);
-    })?;
-    bar.finish_and_clear();
-    let seconds = started.elapsed().as_secs_f64();
-    let verification = match args.verify {
-        0 => None,
-        positions => {
-            let converted = ModelFiles::open(&args.destination, opening.gguf)?;
-            let compared = verify(&files, &converted, &options, positions, opening.arrangement);
-            Some(compared.context("the conversion is written, but does not hold")?)
-        }
     };
+    let conversion = convert_checked(&files, &args.destination, &options, &mut progress, &mut check)?;
     let outcome = Outcome { conversion, seconds, verification };
     if args.json {
         return output::print_json(&outcome);

@@ -16,7 +16,8 @@ use bitnet_model::files::{read_bounded, write_folder_atomic, write_synced};
 use bitnet_model::weights::{FloatMatrix, FloatType, LinearWeights};
 
 use super::part::{
-    Produced, Sink, as_kind, codes_of, floats_of, io_error, masters_of, tensor_error, write_projections, write_table,
+    Produced, Sink, as_kind, codes_of, floats_of, io_error, masters_of, relative_error, tensor_error,
+    write_projections, write_table,
 };
 use super::{Conversion, HeadType, Job, Target};
 use crate::engine::{Error, Result};
@@ -27,6 +28,7 @@ pub(super) fn write(
     path: &Path,
     done: &mut Conversion,
     progress: &mut dyn FnMut(usize, usize),
+    check: &mut dyn FnMut(&Path) -> Result<()>,
 ) -> Result<()> {
     let types = Types::of(job)?;
     check_scaling(job)?;
@@ -35,7 +37,8 @@ pub(super) fn write(
     write_folder_atomic(path, |folder| {
         done.bytes_written = write_weights(job, &folder.join(WEIGHTS_FILE), &types, done, progress)?;
         write_synced(&folder.join(CONFIG_FILE), config_json(job, &types)?.as_bytes())?;
-        write_text_files(job, folder)
+        write_text_files(job, folder)?;
+        check(folder)
     })
 }
 
@@ -177,8 +180,13 @@ fn produce(job: &Job, types: &Types, layer: usize, index: usize) -> Result<Produ
     let kind = as_kind(types.projections);
     let Some(scheme) = job.config.quantization.weight else {
         let weights = job.weights.projection(layer, index)?;
-        let coded = matches!(weights, LinearWeights::Packed(_)).then_some(0.0);
-        let rounded = if job.options.target == Target::Universal { coded.map(|_| BF16_ERROR) } else { coded };
+        let rounded = match &weights {
+            LinearWeights::Packed(matrix) => {
+                let error = |scale: &f32| relative_error(half::bf16::from_f32(*scale).to_f32(), *scale);
+                Some(matrix.scales().iter().map(error).fold(0.0, f64::max))
+            }
+            LinearWeights::Float(_) => None,
+        };
         return Ok(Produced { bytes: vec![floats_of(job, &name, &weights, kind)?], scale_error: rounded });
     };
     if job.config.storage == Storage::Float {
@@ -291,8 +299,5 @@ fn dtype(float_type: FloatType) -> Dtype {
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
-
-/// bf16 has 8 bits of precision.
-const BF16_ERROR: f64 = 1.0 / 256.0;
 
 const LARGEST_TEXT: u64 = 64 << 20;

@@ -25,6 +25,7 @@ pub(super) fn write(
     path: &Path,
     done: &mut Conversion,
     progress: &mut dyn FnMut(usize, usize),
+    check: &mut dyn FnMut(&Path) -> Result<()>,
 ) -> Result<()> {
     let kind = job.options.target.gguf_type().expect("a GGUF target");
     let mut keys = config_keys(job.config, file_type(kind));
@@ -66,6 +67,7 @@ pub(super) fn write(
     done.bytes_written = sink.written;
     assert_eq!(done.bytes_written, total, "as many bytes as the header says");
     let file = out.into_inner().map_err(|failed| io_error(path, "write", failed.into_error()))?;
+    check(file.temporary())?;
     Ok(file.keep()?)
 }
 
@@ -160,6 +162,10 @@ fn produce(job: &Job, kind: TensorType, layer: usize, index: usize) -> Result<Pr
             LinearWeights::Packed(matrix) => Some(half_error(matrix)),
             LinearWeights::Float(_) => None,
         };
+        // A scale that rounds to nothing would take all codes with it.
+        if error.is_some_and(|error| error >= 0.5) {
+            return Err(tensor_error(job, &name, "has a scale that is too small for f16"));
+        }
         return Ok(Produced { bytes: vec![floats_of(job, &name, &weights, kind)?], scale_error: error });
     }
     let matrix = codes_of(job, &name, &weights)?;

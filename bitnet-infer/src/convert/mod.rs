@@ -64,6 +64,20 @@ pub fn convert(
     options: &ConvertOptions,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Conversion> {
+    convert_checked(files, destination, options, progress, &mut |_| Ok(()))
+}
+
+/// The same, but what was written gets its name only after `check` has seen it under a temporary one.
+///
+/// # Errors
+/// As [`convert`], or that of `check`.
+pub fn convert_checked(
+    files: &ModelFiles,
+    destination: &Path,
+    options: &ConvertOptions,
+    progress: &mut dyn FnMut(usize, usize),
+    check: &mut dyn FnMut(&Path) -> Result<()>,
+) -> Result<Conversion> {
     check_destination(files.path(), destination, options)?;
     files.with_weights(|weights| {
         let requantized;
@@ -85,9 +99,9 @@ pub fn convert(
         };
         let job = Job { files, weights, config: &config, options };
         if options.target.gguf_type().is_some() {
-            gguf::write(&job, destination, &mut done, progress)?;
+            gguf::write(&job, destination, &mut done, progress, check)?;
         } else {
-            folder::write(&job, destination, &mut done, progress)?;
+            folder::write(&job, destination, &mut done, progress, check)?;
         }
         Ok(done)
     })

@@ -86,7 +86,12 @@ impl Model {
         let mut layers = Vec::new();
         let indices: Vec<usize> = (0..config.num_hidden_layers).collect();
         for indices in indices.chunks(BLOCKS_AT_ONCE) {
-            let some = indices.par_iter().map(|&index| Ok(Layer::new(next(index)?, kernel, ternary.ternary)));
+            let arrange = |&index: &usize| {
+                let weights = next(index)?;
+                check_packed(&weights)?;
+                Ok(Layer::new(weights, kernel, ternary.ternary))
+            };
+            let some = indices.par_iter().map(arrange);
             // In order, so that the first of several errors is reported.
             for layer in some.collect::<Vec<Result<Layer>>>() {
                 layers.push(layer?);
@@ -160,6 +165,17 @@ fn check_columns(config: &ModelConfig) -> Result<()> {
         return Ok(());
     }
     Err(Error::Input(format!("the model has projections of {widest} input features, expected at most {MAX_COLS}")))
+}
+
+/// The same for what was read, whatever the configuration says.
+fn check_packed(weights: &LayerWeights) -> Result<()> {
+    let packed = weights.projections().into_iter().filter(|part| matches!(part, LinearWeights::Packed(_)));
+    match packed.map(LinearWeights::cols).find(|&cols| cols > MAX_COLS) {
+        Some(cols) => {
+            Err(Error::Input(format!("a projection has codes of {cols} columns, expected at most {MAX_COLS}")))
+        }
+        None => Ok(()),
+    }
 }
 
 impl Layer {

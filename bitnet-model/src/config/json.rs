@@ -277,6 +277,14 @@ fn quantization(keys: &Keys) -> Result<(Quantization, Storage)> {
         return Err(keys.fail("quantization_config.use_rms_norm", reason));
     }
     let nested = |key: &str| format!("quantization_config.{key}");
+    if let Some(Value::Array(modules)) = quant.value("modules_to_not_convert") {
+        // Neither embedding nor head is ever quantized here; whatever else is named would be.
+        let known = ["lm_head", "embed_tokens", "model.embed_tokens"];
+        if let Some(other) = modules.iter().find(|module| !module.as_str().is_some_and(|name| known.contains(&name))) {
+            let reason = format!("has {other}, expected nothing but `lm_head` and `embed_tokens`");
+            return Err(keys.fail(&nested("modules_to_not_convert"), reason));
+        }
+    }
     match quant.text("quant_method")? {
         Some("bitnet") => {}
         other => {

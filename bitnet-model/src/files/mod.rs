@@ -86,6 +86,11 @@ impl AtomicFile {
         Ok(Self { path: path.to_path_buf(), temporary, file })
     }
 
+    /// Where it is until it is complete.
+    pub fn temporary(&self) -> &Path {
+        &self.temporary
+    }
+
     /// Syncs the file and gives it its name; an earlier file of that name is replaced.
     ///
     /// # Errors

@@ -219,14 +219,25 @@ fn rope_scaling(keys: &Keys, head_dim: usize) -> Result<Option<RopeScaling>> {
             let reason = format!("is {kind} of shape {shape:?}, expected F32 of [{}]", head_dim / 2);
             return Err(Error::tensor(file.origin(), ROPE_DIVISORS, reason));
         }
-        let numbers = file.bytes(info).as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
-        return Ok(Some(RopeScaling::Divisors(numbers)));
     }
-    let (kind, factor) = (keys.text(&keys.own("rope.scaling.type"))?, keys.float(&keys.own("rope.scaling.factor"))?);
-    match (kind.unwrap_or("none"), factor.unwrap_or(1.0)) {
-        ("none", _) | ("linear", 1.0) => Ok(None),
-        ("linear", factor) => Ok(Some(RopeScaling::Linear { factor })),
-        (other, _) => {
+    // As llama.cpp has it: linear unless something else is said, by a key of an older name too, and 0 stands for none.
+    let factor = match keys.float(&keys.own("rope.scaling.factor"))? {
+        Some(factor) => Some(factor),
+        None => keys.float(&keys.own("rope.scale_linear"))?,
+    };
+    let factor = factor.filter(|&factor| factor != 0.0).unwrap_or(1.0);
+    let divisors = file.tensor(ROPE_DIVISORS).map(|info| file.bytes(info).as_chunks::<4>().0);
+    let scaled = |factor: f32| match divisors {
+        Some(divisors) => {
+            Some(RopeScaling::Divisors(divisors.iter().map(|&b| f32::from_le_bytes(b) * factor).collect()))
+        }
+        None if factor == 1.0 => None,
+        None => Some(RopeScaling::Linear { factor }),
+    };
+    match keys.text(&keys.own("rope.scaling.type"))?.unwrap_or("linear") {
+        "none" => Ok(scaled(1.0)),
+        "linear" => Ok(scaled(factor)),
+        other => {
             let reason = format!("is `{}`, expected `none` or `linear`", other.escape_debug());
             Err(keys.fail(&keys.own("rope.scaling.type"), reason))
         }

@@ -95,7 +95,9 @@ impl<'a> GgufModel<'a> {
         }
         let more = self.file.tensors().map(|(name, _)| name).filter(|name| !expected.contains(*name));
         for name in more {
-            let is_scale = name.strip_suffix(".scale").is_some_and(|name| expected.contains(&format!("{name}.weight")));
+            let is_scale = name.strip_suffix(".scale").and_then(|name| name.rsplit('.').next()).is_some_and(|part| {
+                PROJECTIONS.contains(&part) && expected.contains(&format!("{}.weight", name.trim_end_matches(".scale")))
+            });
             if is_scale || name == ROPE_DIVISORS {
                 continue;
             }
@@ -168,7 +170,9 @@ impl<'a> GgufModel<'a> {
         }
         match self.vector(&scale_name)?[..] {
             [scale] if scale > 0.0 => Ok(scale),
-            ref other => Err(self.fail(&scale_name, format!("is {other:?}, expected one positive number"))),
+            ref other => {
+                Err(self.fail(&scale_name, format!("has {} numbers, expected one that is positive", other.len())))
+            }
         }
     }
 
@@ -184,8 +188,15 @@ impl<'a> GgufModel<'a> {
             PackedMatrix::pack(layout, rows, cols, codes, scales).map(LinearWeights::Packed).map_err(fail)
         };
         if info.kind == TensorType::I2S {
+            if layout != Some(Layout::TwoBit) {
+                let scheme = self.config.quantization.weight_name();
+                return Err(fail(format!("is I2_S, which holds ternary codes, but the weight scheme is `{scheme}`")));
+            }
             let (codes, scale) = unpack_i2s(self.i2s, rows, cols, bytes).map_err(fail)?;
-            return packed(Layout::TwoBit, &codes, vec![scale]);
+            // Of nothing but zeros, any scale is as good as the zero that was stored.
+            let all_zero = scale == 0.0 && codes.iter().all(|&code| code == 0);
+            let scales = if all_zero { uniform_scales(1, &[scale]).unwrap_or_default() } else { vec![scale] };
+            return packed(Layout::TwoBit, &codes, scales);
         }
         let row_bytes = bytes.len() / rows;
         if let Some(layout) = layout.filter(|&layout| holds(info.kind, layout)) {

@@ -279,7 +279,7 @@ fn alignment(values: &BTreeMap<&str, Value>) -> Result<usize, String> {
     match values.get(ALIGNMENT_KEY) {
         None => Ok(DEFAULT_ALIGNMENT),
         Some(&Value::Unsigned(n)) if n.is_power_of_two() && (8..=1 << 20).contains(&n) => Ok(n as usize),
-        Some(other) => Err(format!("is {other:?}, expected a power of two from 8 to {}", 1 << 20)),
+        Some(&other) => Err(format!("is {}, expected a power of two from 8 to {}", super::keys::shown(other), 1 << 20)),
     }
 }
 

@@ -234,7 +234,7 @@ impl TokenLists {
             })
         });
         let added: Vec<Json> = added.collect();
-        let merges = if is_llama { self.merges_of_scores(&ids) } else { self.merge_pairs().map_err(fail)? };
+        let merges = if is_llama { self.merges_of_scores(&ids) } else { self.merge_pairs() }.map_err(fail)?;
         let merges: Vec<Json> = merges.into_iter().map(|(a, b)| json!([a, b])).collect();
         let unknown = self.types.iter().position(|&kind| kind == UNKNOWN).filter(|_| is_llama);
         let model = json!({
@@ -285,7 +285,11 @@ impl TokenLists {
 
     /// The merges that SentencePiece's rule (the pair whose token has the highest score first) amounts to: every way to make a
     /// token of two others, by falling score.
-    fn merges_of_scores<'t>(&'t self, ids: &HashMap<&str, usize>) -> Vec<(&'t str, &'t str)> {
+    ///
+    /// Real vocabularies have two or three such ways a token; one made to have hundreds is refused before it fills the memory.
+    fn merges_of_scores<'t>(&'t self, ids: &HashMap<&str, usize>) -> Result<Vec<(&'t str, &'t str)>, String> {
+        let vocabulary: usize = self.tokens.iter().map(String::len).sum();
+        let mut budget = MERGE_BYTES * vocabulary;
         let scores = self.scores.as_deref().unwrap_or_default();
         let mut merges: Vec<(f32, usize, usize, (&str, &str))> = Vec::new();
         for (id, token) in self.tokens.iter().enumerate() {
@@ -295,12 +299,15 @@ impl TokenLists {
             for (at, _) in token.char_indices().skip(1) {
                 let (left, right) = token.split_at(at);
                 if let (Some(&l), Some(&r)) = (ids.get(left), ids.get(right)) {
+                    budget = budget.checked_sub(token.len()).ok_or_else(|| {
+                        format!("has tokens that are made of others in too many ways, more than {MERGE_BYTES} times {vocabulary} bytes")
+                    })?;
                     merges.push((scores[id], l, r, (left, right)));
                 }
             }
         }
         merges.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
-        merges.into_iter().map(|(.., pair)| pair).collect()
+        Ok(merges.into_iter().map(|(.., pair)| pair).collect())
     }
 
     /// The lists of a `tokenizer.json` for a model of `vocab_size` tokens; `origin` names it in errors.
@@ -387,6 +394,9 @@ fn scores_of_merges(merges: &[String], tokens: &[String]) -> Vec<f32> {
 
 /// SentencePiece's space.
 const SPACE: &str = "\u{2581}";
+
+/// Bytes of merges for each byte of a vocabulary, at most.
+const MERGE_BYTES: usize = 16;
 
 /// Longer tokens are not split in search of their parts: no vocabulary merges to such lengths.
 const LONGEST_PIECE: usize = 512;
