@@ -12,7 +12,7 @@ use bitnet_model::{files, quant};
 use super::{RunConfig, overrides};
 use crate::data::TokenizerConfig;
 use crate::nn::estimator::{self, Estimator};
-use crate::ops::{self, Backward, FusedSettings, Ops};
+use crate::ops::{self, Backward, FusedSettings, MOST_INT8_LAYERS, Ops};
 
 /// A run whose config has been checked.
 ///
@@ -110,6 +110,21 @@ impl Run {
             let tokens = config.train.batch_size.saturating_mul(config.train.sequence_length);
             if tokens > MAX_COLS {
                 let reason = format!("is `int8`, which takes at most {MAX_COLS} tokens in a batch, not {tokens}");
+                return Err(fail("train.backward", reason));
+            }
+            // Gradients of inputs are sums over the rows of stacked projections.
+            let model = &config.model;
+            let or_else = |value: usize, default: usize| if value == 0 { default } else { value };
+            let kv_heads = or_else(model.num_key_value_heads, model.num_attention_heads);
+            let heads = model.num_attention_heads.saturating_add(kv_heads.saturating_mul(2));
+            let head_dim = or_else(model.head_dim, model.hidden_size / model.num_attention_heads.max(1));
+            let widest = heads.saturating_mul(head_dim).max(model.intermediate_size.saturating_mul(2));
+            if widest > MAX_COLS || model.num_hidden_layers >= MOST_INT8_LAYERS {
+                let reason = format!(
+                    "is `int8`, which takes at most {MAX_COLS} rows of stacked projections and fewer than \
+                     {MOST_INT8_LAYERS} layers; the model has {widest} and {}",
+                    model.num_hidden_layers
+                );
                 return Err(fail("train.backward", reason));
             }
         }

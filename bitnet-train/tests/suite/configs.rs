@@ -41,6 +41,10 @@ fn lies_in_a_config_are_refused_before_any_work() {
         ("model.num_key_value_heads=3", "`num_key_value_heads` is 3, which does not divide num_attention_heads = 4"),
         ("model.hidden_act=gelu", "unknown variant `gelu`"),
         ("quantization.weight=trinary", "is `trinary`, expected one of: none, ternary"),
+        (
+            "quantization.weight=int4-g32",
+            "a scheme of post-training quantizers, expected one of: none, ternary, binary",
+        ),
         ("quantization.estimator=magic", "`quantization.estimator` is `magic`, expected one of: ste, clipped-ste"),
         ("run.ops=fast", "`run.ops` is `fast`, expected `fused` or `reference`"),
         ("run.name=../x", "`run.name` is `../x`, expected a plain folder name"),
@@ -51,10 +55,16 @@ fn lies_in_a_config_are_refused_before_any_work() {
         ("train.sequence_length=1000000", "tiny.toml: training data: `train.sequence_length`: a sequence of 1000000"),
         ("data.source.type=text", "missing field `path`"),
         ("tokenizer.vocab_size=3", "vocab"),
+        ("train.backward=int8 quantization.weight=none", "which needs quantized weights and activations"),
+        ("train.backward=int8 model.intermediate_size=40000", "at most 65536 rows of stacked projections"),
+        ("train.backward=int8 model.num_hidden_layers=1024", "fewer than 1024 layers; the model has 96 and 1024"),
+        ("train.backward=int8 train.batch_size=70000", "takes at most 65536 tokens in a batch"),
         ("steps", "expected KEY=VALUE"),
     ] {
+        let sets = assignment.split(' ').flat_map(|assignment| ["--set", assignment]);
         let output = Command::new(env!("CARGO_BIN_EXE_bitnet-train"))
-            .args(["run", &path.display().to_string(), "--set", assignment])
+            .args(["run", &path.display().to_string()])
+            .args(sets)
             .output()
             .expect("starts");
         let message = String::from_utf8_lossy(&output.stderr);

@@ -213,12 +213,12 @@ fn hidden_act(keys: &Keys, layers: usize, intermediate: usize, notes: &mut Vec<S
 
 fn rope_scaling(keys: &Keys, head_dim: usize) -> Result<Option<RopeScaling>> {
     let file = keys.file;
-    if let Some(info) = file.tensor(ROPE_DIVISORS) {
-        if info.kind != TensorType::F32 || info.shape != [head_dim / 2] {
-            let (kind, shape) = (info.kind.name(), &info.shape);
-            let reason = format!("is {kind} of shape {shape:?}, expected F32 of [{}]", head_dim / 2);
-            return Err(Error::tensor(file.origin(), ROPE_DIVISORS, reason));
-        }
+    if let Some(info) = file.tensor(ROPE_DIVISORS)
+        && (info.kind != TensorType::F32 || info.shape != [head_dim / 2])
+    {
+        let (kind, shape) = (info.kind.name(), &info.shape);
+        let reason = format!("is {kind} of shape {shape:?}, expected F32 of [{}]", head_dim / 2);
+        return Err(Error::tensor(file.origin(), ROPE_DIVISORS, reason));
     }
     // As llama.cpp has it: linear unless something else is said, by a key of an older name too, and 0 stands for none.
     let factor = match keys.float(&keys.own("rope.scaling.factor"))? {

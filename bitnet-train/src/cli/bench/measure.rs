@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, ensure};
 use bitnet_model::ModelConfig;
 use bitnet_model::rng::{Stream, generator};
 use bitnet_train::config::Run;
@@ -77,6 +77,11 @@ const WARM_UP: usize = 2;
 pub fn measure(run: &Run, vocabulary: usize, steps: usize) -> Result<Measured> {
     let config = run.model_config(vocabulary, None)?;
     let train = &run.config.train;
+    ensure!(
+        train.sequence_length < TOKENS,
+        "`train.sequence_length` is {}, and bench draws from {TOKENS} tokens",
+        train.sequence_length
+    );
     let parameters = Parameters::initialize(&config, run.config.run.seed, run.config.model.init_std)?;
     let model = Transformer::new(&config, &parameters, train.sequence_length, run.estimator, run.ops.clone())?;
     let mut optimizer = AdamW::new(run.config.optimizer.clone(), &parameters);
@@ -107,8 +112,9 @@ pub fn measure(run: &Run, vocabulary: usize, steps: usize) -> Result<Measured> {
             loss = model.differentiate(&parameters, batch, &mut gradients)?;
         }
         let differentiated = Instant::now();
-        let rate = schedule.learning_rate((step as u64).min(train.steps - 1));
-        optimizer.step(&parameters, &gradients, train.gradient_accumulation, rate, 0.1)?;
+        let at = (step as u64).min(train.steps - 1);
+        let (rate, decay) = (schedule.learning_rate(at), schedule.weight_decay(at));
+        optimizer.step(&parameters, &gradients, train.gradient_accumulation, rate, decay)?;
         let stepped = Instant::now();
         let profile = run.ops.take_profile();
         if step >= WARM_UP {

@@ -32,7 +32,7 @@ pub(super) struct Noise {
 const MAX_CODE: f32 = 127.0;
 
 /// Products of a pass, at most.
-const PRODUCTS: u64 = 1 << 14;
+pub(super) const PRODUCTS: u64 = 1 << 14;
 
 impl Noise {
     /// A seed for this product alone.
@@ -58,9 +58,14 @@ impl Noise {
     }
 }
 
-/// Codes of one row and its step: the largest magnitude becomes 127.
+/// Codes of one row and its step: the largest magnitude becomes 127. Where a value is not finite, neither is the step, so
+/// that what is computed with it is not mistaken for a gradient.
 fn round_at_random(values: &[f32], codes: &mut [i8], mut bits: impl FnMut() -> u32) -> f32 {
     let largest = values.iter().fold(0f32, |largest, x| largest.max(x.abs()));
+    if !values.iter().all(|x| x.is_finite()) {
+        codes.fill(0);
+        return f32::NAN;
+    }
     if largest == 0.0 {
         codes.fill(0);
         return 1.0;
@@ -106,6 +111,20 @@ fn layout_has_row_scales(layout: Layout) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_finite_does_not_become_a_number() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let rounded = Noise { seed: 3, batch: 0, product: 1 }.quantize([2, 8], |row, out| {
+                out.fill(0.5);
+                if row == 1 {
+                    out[3] = bad;
+                }
+            });
+            let steps = rounded.steps().expect("steps");
+            assert!(steps[0] > 0.0 && steps[1].is_nan(), "{bad}: {steps:?}");
+        }
+    }
 
     #[test]
     fn codes_are_right_on_average_and_never_a_whole_step_off() {

@@ -23,6 +23,8 @@ use bitnet_model::config::HiddenAct;
 use candle_core::{Result, Tensor};
 use serde::{Deserialize, Serialize};
 
+use self::block::PRODUCTS_PER_BLOCK;
+use self::int8::PRODUCTS;
 use self::pass::Pass;
 pub use self::profile::{OPS, Op, Spent};
 use super::kernels::product::{BF16, F32, TileKernel, best};
@@ -30,6 +32,9 @@ use super::{AttentionSpec, BitLinearSpec, Ops};
 use crate::nn::parameters::Parameters;
 use crate::nn::transformer::{Sequences, Transformer};
 use crate::optim::Gradients;
+
+/// Layers from which on the numbers of products, by which stochastic rounding draws, would run into those of the next batch.
+pub const MOST_INT8_LAYERS: usize = (PRODUCTS / PRODUCTS_PER_BLOCK) as usize;
 
 /// In what the products of the backward pass are computed; sums are f32 in both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

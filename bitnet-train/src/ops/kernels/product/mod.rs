@@ -300,7 +300,11 @@ fn finish(out: &mut [f32], sums: &[f32], add: bool) {
 
 /// Operations a second that all threads of the current pool reach together with tiles of `kernel` whose operands stay in
 /// the first-level cache: the peak that products are measured against.
+///
+/// # Panics
+/// If this CPU does not run `kernel`.
 pub fn peak(kernel: &'static TileKernel) -> f64 {
+    assert!((kernel.supported)(), "kernel `{}` on a CPU without its instructions", kernel.name);
     const REPEATS: usize = 4000;
     let threads = rayon::current_num_threads();
     let operations = 2 * threads * REPEATS * WORDS / 2 * kernel.depth * kernel.rows * kernel.cols;

@@ -70,11 +70,12 @@ impl TileKernel {
     /// If `b` is no whole words, `a` ends before its last one or `out` is no whole tile.
     pub(super) fn run(&self, a: Left, b: &[u32], out: &mut [f32]) {
         let words = b.len() / self.cols;
-        let last = (self.rows - 1) * a.row_stride + words.saturating_sub(1) * a.word_stride;
-        assert!(
-            b.len() == words * self.cols && out.len() == self.rows * self.cols && (words == 0 || last < a.words.len())
-        );
-        // SAFETY: kernels reach callers through `best` or through a check of `supported` alone (`Packed` refuses others),
+        if words == 0 {
+            return out.fill(0.0);
+        }
+        let last = (self.rows - 1) * a.row_stride + (words - 1) * a.word_stride;
+        assert!(b.len() == words * self.cols && out.len() == self.rows * self.cols && last < a.words.len());
+        // SAFETY: kernels reach callers through `best` or through a check of `supported` alone (`Packed` and `peak` refuse others),
         // and the sizes that the function relies on have just been checked.
         unsafe { (self.tile)(a, b, out) }
     }
