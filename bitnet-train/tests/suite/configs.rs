@@ -55,13 +55,13 @@ fn lies_in_a_config_are_refused_before_any_work() {
         ("train.sequence_length=1000000", "tiny.toml: training data: `train.sequence_length`: a sequence of 1000000"),
         ("data.source.type=text", "missing field `path`"),
         ("tokenizer.vocab_size=3", "vocab"),
-        ("train.backward=int8 quantization.weight=none", "which needs quantized weights and activations"),
-        ("train.backward=int8 model.intermediate_size=40000", "at most 65536 rows of stacked projections"),
-        ("train.backward=int8 model.num_hidden_layers=1024", "fewer than 1024 layers; the model has 96 and 1024"),
-        ("train.backward=int8 train.batch_size=70000", "takes at most 65536 tokens in a batch"),
+        ("train.backward=int8 && quantization.weight=none", "which needs quantized weights and activations"),
+        ("train.backward=int8 && model.intermediate_size=40000", "at most 65536 rows of stacked projections"),
+        ("train.backward=int8 && model.num_hidden_layers=1024", "fewer than 1024 layers; the model has 96 and 1024"),
+        ("train.backward=int8 && train.batch_size=70000", "takes at most 65536 tokens in a batch"),
         ("steps", "expected KEY=VALUE"),
     ] {
-        let sets = assignment.split(' ').flat_map(|assignment| ["--set", assignment]);
+        let sets = assignment.split(" && ").flat_map(|assignment| ["--set", assignment]);
         let output = Command::new(env!("CARGO_BIN_EXE_bitnet-train"))
             .args(["run", &path.display().to_string()])
             .args(sets)
