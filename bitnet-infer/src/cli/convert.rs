@@ -32,7 +32,8 @@ pub struct Args {
     /// Type of the head, and of the embedding where they are one: f16, q8_0, q6_k [default: f16 in GGUF, else as it is]
     #[arg(long, value_name = "TYPE")]
     head: Option<HeadType>,
-    /// Quantize float weights by this scheme: int8, int4, ternary, binary. Without training, ternary and binary destroy a model
+    /// Quantize float weights by this scheme: int8, int4, int8-g32, int4-g32 (or -g64, -g128), ternary, binary. Without
+    /// training, ternary and binary destroy a model
     #[arg(long, value_name = "SCHEME")]
     quantize: Option<String>,
     /// Activations of a model that is quantized: int8, none

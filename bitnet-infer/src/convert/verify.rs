@@ -57,7 +57,11 @@ pub fn verify(
     }
     let agreement = agreement.finish();
     let rms = agreement.relative_rms;
-    if let Some(limit) = allowed_rms.filter(|limit| rms.is_nan() || rms > *limit) {
+    if rms.is_nan() {
+        let path = converted.path().display();
+        return Err(Error::Input(format!("{path}: its logits, or the source's, are no numbers: do not use it")));
+    }
+    if let Some(limit) = allowed_rms.filter(|limit| rms > *limit) {
         return Err(Error::Input(format!(
             "{}: its logits differ from the source's by {:.2e} of their deviation (the largest by {:.2e}), and `{}` explains {limit:.1e}: \
              do not use it",
