@@ -131,6 +131,7 @@ impl Args {
                 repeat_penalty: self.repeat_penalty,
                 repeat_window: self.repeat_window,
                 seed: self.seed,
+                ..SamplerConfig::default()
             },
             kv: self.kv,
             prompt_cache: self.prompt_cache.clone(),

@@ -7,6 +7,7 @@ mod inspect;
 mod kernels;
 mod output;
 mod perplexity;
+mod serve;
 
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
@@ -56,6 +57,7 @@ enum Command {
     Inspect(inspect::Args),
     Bench(bench::Args),
     Kernels(kernels::Args),
+    Serve(Box<serve::Args>),
 }
 
 const EXAMPLES: &str = "Examples:
@@ -63,6 +65,7 @@ const EXAMPLES: &str = "Examples:
   bitnet-infer perplexity model text.txt --context 512
   bitnet-infer inspect model.gguf --tensors
   bitnet-infer convert model model.gguf --to gguf-tq2
+  bitnet-infer serve model --port 8080
   bitnet-infer bench --shape 125m
   BITNET_KERNEL=scalar bitnet-infer generate model --temperature 0 < prompt.txt";
 
@@ -93,6 +96,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Inspect(args) => inspect::run(&args, cli.global.gguf()),
         Command::Bench(args) => bench::run(&args, cli.global.opening()?),
         Command::Kernels(args) => kernels::run(&args, cli.global.kernel()?),
+        Command::Serve(args) => serve::run(&args, cli.global.opening()?),
     }
 }
 

@@ -1,10 +1,14 @@
 //! Text in, text out: where token ids become text.
 
+mod stop;
+
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use bitnet_model::tokenizer::{TextStream, Tokenizer};
+
+pub use stop::StopFilter;
 
 use crate::engine::{
     Error, KvCache, KvType, Model, NextLogits, Profile, Result, Sampler, SamplerConfig, SavedPrompt, Sequence,
@@ -183,7 +187,7 @@ impl<'a> Generator<'a> {
             if !piece.is_empty() && on_text(&piece).is_break() {
                 break StopReason::Cancelled;
             }
-            if stops.stopped {
+            if stops.stopped().is_some() {
                 break StopReason::StopText;
             }
             if history.len() - prompt_tokens == options.max_new_tokens {
@@ -223,87 +227,5 @@ impl<'a> Generator<'a> {
     fn next(&self, tokens: &[u32], cache: &mut KvCache, sampler: &Sampler, history: &[u32]) -> Result<NextLogits> {
         let last_h = self.model.last_states(&mut [Sequence { tokens, cache }], &mut Profile::default())?;
         Ok(self.model.next_logits(&last_h, &sampler.wanted(history)))
-    }
-}
-
-/// Lets text through, but holds back what may become a stop text.
-///
-/// Invariant: `held` is a proper prefix of a stop text, or empty.
-struct StopFilter<'a> {
-    stops: Vec<&'a str>,
-    held: String,
-    stopped: bool,
-}
-
-impl<'a> StopFilter<'a> {
-    fn new(stops: &'a [String]) -> Self {
-        let stops = stops.iter().map(String::as_str).filter(|stop| !stop.is_empty()).collect();
-        Self { stops, held: String::new(), stopped: false }
-    }
-
-    /// Takes new text and returns what is certain to come before any stop text.
-    fn push(&mut self, fresh: &str) -> String {
-        let mut text = std::mem::take(&mut self.held) + fresh;
-        if let Some(start) = self.stops.iter().filter_map(|stop| text.find(stop)).min() {
-            self.stopped = true;
-            text.truncate(start);
-            return text;
-        }
-        let may_begin = |at: &usize| self.stops.iter().any(|stop| stop.starts_with(&text[*at..]));
-        let hold = text.char_indices().map(|(at, _)| at).find(may_begin).unwrap_or(text.len());
-        self.held = text.split_off(hold);
-        text
-    }
-
-    /// What was held back, now that it can become no stop text any more.
-    fn finish(self) -> String {
-        self.held
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn filtered(pieces: &[&str], stops: &[&str]) -> (String, bool) {
-        let stops: Vec<String> = stops.iter().map(|s| (*s).to_owned()).collect();
-        let mut filter = StopFilter::new(&stops);
-        let mut out = String::new();
-        for piece in pieces {
-            out += &filter.push(piece);
-            if filter.stopped {
-                return (out, true);
-            }
-        }
-        (out + &filter.finish(), false)
-    }
-
-    #[test]
-    fn stop_texts_never_show() {
-        for (pieces, stops, expected, stopped) in [
-            (&["one END two"][..], &["END"][..], "one ", true),
-            (&["one E", "N", "D two"], &["END"], "one ", true),
-            (&["one EN", "d"], &["END"], "one ENd", false),
-            (&["one EN"], &["END"], "one EN", false),
-            (&["EEN", "D"], &["END"], "E", true),
-            (&["ab", "cd"], &["cd", "bcx"], "ab", true),
-            (&["x\n", "\n", "y"], &["\n\n"], "x", true),
-            (&["caf", "é", "!"], &["é!"], "caf", true),
-            (&["all"], &[""], "all", false),
-        ] {
-            assert_eq!(filtered(pieces, stops), (expected.to_owned(), stopped), "{pieces:?} {stops:?}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn cutting_into_pieces_changes_nothing(text in "[ab]{0,20}", stop in "[ab]{1,4}", cuts in proptest::collection::vec(0usize..20, 0..6)) {
-            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(text.len())).chain([0, text.len()]).collect();
-            cuts.sort_unstable();
-            let pieces: Vec<&str> = cuts.windows(2).map(|pair| &text[pair[0]..pair[1]]).collect();
-            let expected = text.find(&stop).map_or((text.clone(), false), |at| (text[..at].to_owned(), true));
-            prop_assert_eq!(filtered(&pieces, &[&stop]), expected);
-        }
     }
 }

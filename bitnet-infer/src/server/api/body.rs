@@ -1,0 +1,46 @@
+//! Bodies of requests, within a size and a time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{FromRequest, Request};
+use axum::http::StatusCode;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+
+use crate::server::error::ApiError;
+use crate::server::state::Server;
+
+/// The bytes of a body.
+pub struct Body(pub Vec<u8>);
+
+impl FromRequest<Arc<Server>> for Body {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, server: &Arc<Server>) -> Result<Self, ApiError> {
+        let limit = server.body_limit;
+        let too_large = || {
+            server.engine.metrics().count_rejected("body_too_large");
+            let message = format!("the body is larger than {limit} bytes");
+            ApiError::with(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
+        };
+        let declared = request.headers().get(axum::http::header::CONTENT_LENGTH);
+        let declared = declared.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        if declared.is_some_and(|length| length > limit as u64) {
+            return Err(too_large());
+        }
+        let read = Limited::new(request.into_body(), limit).collect();
+        match tokio::time::timeout(BODY_TIME, read).await {
+            Ok(Ok(body)) => Ok(Self(body.to_bytes().to_vec())),
+            Ok(Err(e)) if e.is::<LengthLimitError>() => Err(too_large()),
+            Ok(Err(e)) => Err(ApiError::invalid(format!("the body cannot be read: {e}"))),
+            Err(_) => {
+                server.engine.metrics().count_rejected("body_timeout");
+                let message = format!("the body did not arrive within {} s", BODY_TIME.as_secs());
+                Err(ApiError::with(StatusCode::REQUEST_TIMEOUT, "body_timeout", message))
+            }
+        }
+    }
+}
+
+/// In which a body must arrive.
+const BODY_TIME: Duration = Duration::from_secs(30);
