@@ -121,6 +121,7 @@ impl Args {
     fn options(&self) -> GenerateOptions {
         GenerateOptions {
             max_new_tokens: self.max_tokens,
+            end_tokens: Vec::new(),
             stop: self.stop.clone(),
             context: self.context,
             sampler: SamplerConfig {

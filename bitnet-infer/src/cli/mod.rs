@@ -1,12 +1,14 @@
 //! The command line: one file per command.
 
 mod bench;
+mod chat;
 mod convert;
 mod generate;
 mod inspect;
 mod kernels;
 mod output;
 mod perplexity;
+mod score;
 mod serve;
 
 use std::io::{self, Write};
@@ -52,7 +54,9 @@ struct Global {
 #[derive(Subcommand)]
 enum Command {
     Generate(generate::Args),
+    Chat(chat::Args),
     Perplexity(perplexity::Args),
+    Score(score::Args),
     Convert(convert::Args),
     Inspect(inspect::Args),
     Bench(bench::Args),
@@ -66,6 +70,7 @@ const EXAMPLES: &str = "Examples:
   bitnet-infer inspect model.gguf --tensors
   bitnet-infer convert model model.gguf --to gguf-tq2
   bitnet-infer serve model --port 8080
+  bitnet-infer chat model
   bitnet-infer bench --shape 125m
   BITNET_KERNEL=scalar bitnet-infer generate model --temperature 0 < prompt.txt";
 
@@ -91,6 +96,8 @@ fn run(cli: Cli) -> Result<()> {
     }
     match cli.command {
         Command::Generate(args) => generate::run(&args, cli.global.opening()?),
+        Command::Chat(args) => chat::run(&args, cli.global.opening()?),
+        Command::Score(args) => score::run(&args, cli.global.opening()?),
         Command::Perplexity(args) => perplexity::run(&args, cli.global.opening()?),
         Command::Convert(args) => convert::run(&args, cli.global.opening()?),
         Command::Inspect(args) => inspect::run(&args, cli.global.gguf()),

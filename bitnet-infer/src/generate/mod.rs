@@ -20,6 +20,8 @@ use crate::engine::{
 pub struct GenerateOptions {
     /// New tokens at most.
     pub max_new_tokens: usize,
+    /// Tokens that end the generation besides those of the model's configuration.
+    pub end_tokens: Vec<u32>,
     /// Texts that end the generation; none of them, nor any part of one that led to the end, is given out.
     pub stop: Vec<String>,
     /// Prompt and new tokens at most; `None` for the model's own limit.
@@ -37,6 +39,7 @@ impl Default for GenerateOptions {
     fn default() -> Self {
         Self {
             max_new_tokens: 128,
+            end_tokens: Vec::new(),
             stop: Vec::new(),
             context: None,
             sampler: SamplerConfig::default(),
@@ -141,13 +144,63 @@ impl<'a> Generator<'a> {
         &self,
         prompt: &str,
         options: &GenerateOptions,
+        on_text: impl FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<Generation> {
+        let tokens = self.encode(prompt)?;
+        let mut cache = self.cache(options)?;
+        let Some(path) = &options.prompt_cache else {
+            return self.continue_tokens(tokens, &mut cache, options, on_text);
+        };
+        let saved = if path.exists() { Some(SavedPrompt::read(path, self.model, options.kv)?) } else { None };
+        if let Some(saved) = &saved {
+            saved.restore(&tokens[..tokens.len().min(cache.capacity())], &mut cache);
+        }
+        let is_longer = saved.is_none_or(|saved| saved.tokens().len() < tokens.len());
+        let save = |tokens: &[u32], cache: &KvCache| match is_longer {
+            true => save_prompt(path, self.model, tokens, cache),
+            false => Ok(()),
+        };
+        self.generate(tokens, &mut cache, options, save, on_text)
+    }
+
+    /// An empty cache for these options.
+    ///
+    /// # Errors
+    /// If the context is not one that the model has.
+    pub fn cache(&self, options: &GenerateOptions) -> Result<KvCache> {
+        let longest = self.model.config().max_position_embeddings;
+        KvCache::with_type(self.model.config(), options.context.unwrap_or(longest), options.kv)
+    }
+
+    /// Continues a prompt of tokens, the first of which are in `cache` already (not all of them). Afterwards the cache holds the
+    /// prompt and all new tokens but the last. The prompt cache of the options plays no part.
+    ///
+    /// # Errors
+    /// As [`Generator::run`].
+    ///
+    /// # Panics
+    /// If the cache holds as many tokens as the prompt has, or more.
+    pub fn continue_tokens(
+        &self,
+        prompt: Vec<u32>,
+        cache: &mut KvCache,
+        options: &GenerateOptions,
+        on_text: impl FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<Generation> {
+        self.generate(prompt, cache, options, |_, _| Ok(()), on_text)
+    }
+
+    fn generate(
+        &self,
+        mut history: Vec<u32>,
+        cache: &mut KvCache,
+        options: &GenerateOptions,
+        on_prompt: impl FnOnce(&[u32], &KvCache) -> Result<()>,
         mut on_text: impl FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Generation> {
-        let mut sampler = Sampler::new(options.sampler.clone())?;
-        let mut history = self.encode(prompt)?;
+        assert!(cache.len() < history.len(), "at least one token is to be read");
         let prompt_tokens = history.len();
-        let longest = self.model.config().max_position_embeddings;
-        let mut cache = KvCache::with_type(self.model.config(), options.context.unwrap_or(longest), options.kv)?;
+        let mut sampler = Sampler::new(options.sampler.clone())?.after_prompt(prompt_tokens);
         if prompt_tokens > cache.capacity() {
             let capacity = cache.capacity();
             return Err(Error::Input(format!(
@@ -158,19 +211,11 @@ impl<'a> Generator<'a> {
         let mut stops = StopFilter::new(&options.stop);
         let mut text = String::new();
 
-        let saved = match &options.prompt_cache {
-            Some(path) if path.exists() => Some(SavedPrompt::read(path, self.model, options.kv)?),
-            _ => None,
-        };
         let started = Instant::now();
-        let cached_tokens = saved.as_ref().map_or(0, |saved| saved.restore(&history, &mut cache));
-        let mut next = self.next(&history[cached_tokens..], &mut cache, &sampler, &history)?;
+        let cached_tokens = cache.len();
+        let mut next = self.next(&history[cached_tokens..], cache, &sampler, &history)?;
         let prefill_seconds = started.elapsed().as_secs_f64();
-        if let Some(path) = &options.prompt_cache
-            && saved.is_none_or(|saved| saved.tokens().len() < prompt_tokens)
-        {
-            save_prompt(path, self.model, &history, &cache)?;
-        }
+        on_prompt(&history, cache)?;
         let (started, mut decode_steps, mut rescored) = (Instant::now(), 0, None);
         let stop_reason = loop {
             if history.len() - prompt_tokens == options.max_new_tokens {
@@ -179,7 +224,7 @@ impl<'a> Generator<'a> {
             let token = sampler.sample(&next.logits, &history);
             rescored = next.rescored.map(|rows| rescored.unwrap_or(0) + rows);
             history.push(token);
-            if self.model.config().eos_token_ids.contains(&token) {
+            if self.model.config().eos_token_ids.contains(&token) || options.end_tokens.contains(&token) {
                 break StopReason::EndOfText;
             }
             let piece = stops.push(&text_stream.push(token)?);
@@ -196,7 +241,7 @@ impl<'a> Generator<'a> {
             if cache.len() == cache.capacity() {
                 break StopReason::ContextFull;
             }
-            next = self.next(&[token], &mut cache, &sampler, &history)?;
+            next = self.next(&[token], cache, &sampler, &history)?;
             decode_steps += 1;
         };
         let decode_seconds = started.elapsed().as_secs_f64();

@@ -10,4 +10,5 @@ mod heads;
 mod key_values;
 mod reference_parity;
 mod schemes;
+mod server;
 mod text;

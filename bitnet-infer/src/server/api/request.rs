@@ -31,7 +31,7 @@ impl Common {
         server.check_model(fields.text("model")?)?;
         let defaults = server.sampler.clone();
         let vocab = server.vocab_size();
-        let top_k = fields.integer("top_k", -1..=i64::from(u32::MAX))?;
+        let top_k = fields.integer("top_k", -1..=i64::MAX)?;
         let seed = fields.integer("seed", i64::MIN..=i64::MAX)?;
         let repetition = match fields.number("repetition_penalty", 0.01..=100.0)? {
             None => fields.number("repeat_penalty", 0.01..=100.0)?,
@@ -58,11 +58,11 @@ impl Common {
         }
         let mut max_tokens = None;
         for name in ["max_tokens", "max_completion_tokens"] {
-            if let Some(tokens) = fields.integer(name, 0..=i64::from(u32::MAX))? {
+            if let Some(tokens) = fields.integer(name, 0..=i64::MAX)? {
                 max_tokens = Some(tokens as usize);
             }
         }
-        let min_tokens = fields.integer("min_tokens", 0..=i64::from(u32::MAX))?.unwrap_or(0) as usize;
+        let min_tokens = fields.integer("min_tokens", 0..=i64::MAX)?.unwrap_or(0) as usize;
         let ignore_end = fields.flag("ignore_eos")?.unwrap_or(false);
         let stream = fields.flag("stream")?.unwrap_or(false);
         let include_usage = match fields.object("stream_options")? {
@@ -111,7 +111,7 @@ impl Common {
         // A prompt that fills the context can still be scored.
         let room = context.saturating_sub(longest);
         let wanted = asked.unwrap_or(default.min(room.max(1)));
-        if longest + wanted > context {
+        if longest.saturating_add(wanted) > context {
             let message = format!(
                 "this model's context is {context} tokens, the prompt has {longest} and {wanted} more were asked for: shorten one of them"
             );
