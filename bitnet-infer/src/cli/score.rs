@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use bitnet_infer::engine::{HeadFormat, LoadedModel};
+use bitnet_infer::engine::{HeadFormat, KvType, LoadedModel};
 use bitnet_infer::eval::score::continuation;
 
 use super::Opening;
@@ -19,6 +19,9 @@ pub struct Args {
     model: PathBuf,
     /// File of lines `{"context": TEXT, "continuation": TEXT}`, or with lists of token ids in place of texts [default: stdin]
     file: Option<PathBuf>,
+    /// What keys and values are kept as: f32, f16, int8
+    #[arg(long, value_name = "TYPE", default_value_t)]
+    kv: KvType,
 }
 
 const EXAMPLES: &str = "Texts are split into tokens as lm-evaluation-harness does it: spaces at the end of a context belong to the continuation, and
@@ -79,20 +82,20 @@ pub fn run(args: &Args, opening: Opening) -> Result<()> {
             bail!("{}: is longer than {LONGEST_LINE} bytes", place());
         }
         let item: Item = serde_json::from_slice(&line).with_context(place)?;
-        let scored = score(&loaded, item).with_context(place)?;
+        let scored = score(&loaded, item, args.kv).with_context(place)?;
         serde_json::to_writer(&mut out, &scored)?;
         out.write_all(b"\n")?;
     }
     Ok(out.flush()?)
 }
 
-fn score(loaded: &LoadedModel, item: Item) -> Result<Scored> {
+fn score(loaded: &LoadedModel, item: Item, kv: KvType) -> Result<Scored> {
     let (context, tokens) = split(loaded, item)?;
     let longest = loaded.model.config().max_position_embeddings;
     if context.len() + tokens.len() > longest + 1 {
         bail!("has {} tokens, which do not fit the context of {longest}", context.len() + tokens.len());
     }
-    let scores = continuation(&loaded.model, &context, &tokens, 1)?;
+    let scores = continuation(&loaded.model, &context, &tokens, (1, kv))?;
     Ok(Scored {
         logprob: scores.iter().map(|score| f64::from(score.logprob)).sum(),
         greedy: scores.iter().all(|score| score.top.iter().all(|&(_, best)| best == score.logprob)),

@@ -53,11 +53,17 @@ pub fn score(logits: &[f32], token: u32, top: usize) -> TokenScore {
     TokenScore { token, logprob: logprob(token), top }
 }
 
-/// Scores every token of `continuation` behind `context`.
+/// Scores every token of `continuation` behind `context`, with the `top` most probable tokens beside each, over keys and values
+/// kept as `kv`.
 ///
 /// # Errors
 /// If there is no context, or both do not fit the model's context together.
-pub fn continuation(model: &Model, context: &[u32], continuation: &[u32], top: usize) -> Result<Vec<TokenScore>> {
+pub fn continuation(
+    model: &Model,
+    context: &[u32],
+    continuation: &[u32],
+    (top, kv): (usize, KvType),
+) -> Result<Vec<TokenScore>> {
     if context.is_empty() {
         return Err(Error::Input("a continuation is scored behind at least one token".into()));
     }
@@ -65,7 +71,7 @@ pub fn continuation(model: &Model, context: &[u32], continuation: &[u32], top: u
         return Ok(Vec::new());
     }
     let tokens: Vec<u32> = context.iter().chain(&continuation[..continuation.len() - 1]).copied().collect();
-    let mut cache = KvCache::with_type(model.config(), tokens.len(), KvType::F32)?;
+    let mut cache = KvCache::with_type(model.config(), tokens.len(), kv)?;
     let vocab = model.config().vocab_size;
     model.forward(&tokens[..context.len() - 1], &mut cache, LogitsFor::None)?;
     let logits = model.forward(&tokens[context.len() - 1..], &mut cache, LogitsFor::All)?;

@@ -182,7 +182,7 @@ mod tests {
     fn null_is_absent_and_whole_floats_are_integers() {
         assert_eq!(fields(r#"{"n": null}"#).integer("n", 1..=8), Ok(None));
         assert_eq!(fields(r#"{"n": 3.0}"#).integer("n", 1..=8), Ok(Some(3)));
-        assert_eq!(fields(r#"{"n": 1e300}"#).integer("n", 1..=8).is_err(), true);
+        assert!(fields(r#"{"n": 1e300}"#).integer("n", 1..=8).is_err());
         assert_eq!(fields("{}").flag("x"), Ok(None));
     }
 

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use bitnet_infer::engine::SamplerConfig;
+use bitnet_infer::engine::{KvType, SamplerConfig};
 use bitnet_infer::eval::score::continuation;
 use bitnet_infer::generate::{GenerateOptions, Generator};
 use serde_json::{Value, json};
@@ -84,7 +84,8 @@ fn echoed_log_probabilities_are_the_engines_own() {
                 assert_eq!(log[list].as_array().expect("a list").len(), prompt.len() + 1, "{list}");
             }
             assert!(logprobs[0].is_null() && log["top_logprobs"][0].is_null());
-            let expected = continuation(&server.loaded.model, &prompt[..1], &prompt[1..], 1).expect("scores");
+            let expected =
+                continuation(&server.loaded.model, &prompt[..1], &prompt[1..], (1, KvType::F32)).expect("scores");
             for (at, expected) in expected.iter().enumerate() {
                 let found = logprobs[at + 1].as_f64().expect("a number") as f32;
                 assert_eq!(found.to_bits(), expected.logprob.to_bits(), "prompt {index}, token {}", at + 1);
