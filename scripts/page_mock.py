@@ -4,7 +4,7 @@
     python3 scripts/page_mock.py [--port 8081] [--no-template] [--api-key KEY]
 
 `check_page.py --mock` uses it; by itself it serves the page for work on its looks, with no model and nothing to build. The
-last message steers the answer: `[slow]`, `[long]`, `[markdown]`, `[html]`, `[split]`, `[wide]`, `[silent]`, `[break]`,
+last message steers the answer: `[slow]`, `[wait]`, `[long]`, `[markdown]`, `[html]`, `[split]`, `[silent]`, `[break]`,
 `[stream-error]`, and `[error N]` for a status. Needs nothing but Python.
 """
 
@@ -160,7 +160,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(f": ping{end}{end}".encode())
             if chat:
                 self.event(self.chunk(chat, {"role": "assistant", "content": ""}, None, None), end)
-            time.sleep(1.2 if "[slow]" in said else 0.05)
+            time.sleep(20 if "[wait]" in said else 1.2 if "[slow]" in said else 0.05)
             first = time.monotonic()
             for index, token in enumerate(tokens):
                 if index == 8 and "[break]" in said:
@@ -200,7 +200,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def event(self, value, end, in_pieces=False):
         data = f"data: {json.dumps(value, ensure_ascii=False)}{end}{end}".encode()
-        # Three bytes a write cut characters, line ends and field names apart.
+        # Three bytes a write: that cuts characters, line ends and field names apart.
         for start in range(0, len(data), 3 if in_pieces else len(data)):
             self.wfile.write(data[start:start + 3 if in_pieces else None])
             self.wfile.flush()

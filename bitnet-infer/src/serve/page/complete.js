@@ -61,7 +61,7 @@ export class TextPage {
 
   #drawTokens(segments) {
     const last = segments.at(-1);
-    if (this.#view?.segment === last && this.#view.count === segments.length && last?.tokens) {
+    if (this.#view && this.#view.segment === last && this.#view.count === segments.length && last.tokens) {
       this.#view.tokens.update(last.tokens);
       return;
     }

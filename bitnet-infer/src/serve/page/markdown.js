@@ -20,6 +20,7 @@ export class LiveMarkdown {
   #root;
   #stable = 0; // Characters whose blocks can no longer change.
   #tail = []; // The blocks after them, with their nodes.
+  #firstLevel = null; // Of the first heading: it becomes a third level, because the page itself has two.
 
   constructor(root) {
     this.#root = root;
@@ -33,7 +34,8 @@ export class LiveMarkdown {
     const blocks = parse(lines, 0);
     if (this.#growCode(blocks)) return;
     for (const { node } of this.#tail) node.remove();
-    this.#tail = blocks.map((block) => ({ block, node: render(block) }));
+    this.#firstLevel ??= blocks.find(({ kind }) => kind === 'heading')?.level ?? null;
+    this.#tail = blocks.map((block) => ({ block, node: render(block, this.#firstLevel ?? 1) }));
     this.#root.append(...this.#tail.map(({ node }) => node));
     // The last line may be unfinished. Without it, all blocks but the last are final: another one has begun after them.
     const settled = parse(lines.slice(0, -1), 0).at(-1)?.line ?? 0;
@@ -173,11 +175,12 @@ function takeList(lines, i, depth) {
 
 const leading = (line) => line.length - line.trimStart().length;
 
-function render(block) {
+/** `top` is the level that the answer's first heading has in its text. */
+function render(block, top) {
+  const within = (blocks) => blocks.map((inner) => render(inner, top));
   switch (block.kind) {
     case 'heading': {
-      // The page has its own first two levels; a heading in an answer stands below them.
-      const node = el(`h${Math.min(block.level + 2, 6)}`);
+      const node = el(`h${Math.min(Math.max(block.level - top, 0) + 3, 6)}`);
       node.append(...inline(block.text));
       return node;
     }
@@ -186,9 +189,9 @@ function render(block) {
     case 'code':
       return renderCode(block);
     case 'quote':
-      return el('blockquote', {}, ...block.blocks.map(render));
+      return el('blockquote', {}, ...within(block.blocks));
     case 'list': {
-      const items = block.items.map((blocks) => el('li', {}, ...renderItem(blocks)));
+      const items = block.items.map((blocks) => el('li', {}, ...renderItem(blocks, within)));
       return el(block.ordered ? 'ol' : 'ul', { start: block.start === 1 ? null : block.start }, ...items);
     }
     case 'table': {
@@ -203,10 +206,10 @@ function render(block) {
 }
 
 /** An item of one paragraph has no paragraph around it, so that plain lists stand close. */
-function renderItem(blocks) {
+function renderItem(blocks, within) {
   const [first, ...rest] = blocks;
-  if (first?.kind === 'paragraph') return [...inline(first.text), ...rest.map(render)];
-  return blocks.map(render);
+  if (first?.kind === 'paragraph') return [...inline(first.text), ...within(rest)];
+  return within(blocks);
 }
 
 function renderCode({ language, text }) {

@@ -56,11 +56,12 @@ export class Drawer {
     Object.assign(this, { sidebar, main, button, veil, narrow: matchMedia('(max-width: 52rem)') });
     button.addEventListener('click', () => this.open());
     veil.addEventListener('click', () => this.close());
-    sidebar.addEventListener('keydown', (event) => {
-      if (event.key !== 'Escape' || !this.isOpen) return;
-      event.stopPropagation();
+    const closeFirst = (event) => {
+      if (event.key !== 'Escape' || !this.isOpen || document.querySelector('dialog[open]')) return;
+      event.stopPropagation(); // An answer that runs behind the drawer goes on.
       this.close();
-    });
+    };
+    addEventListener('keydown', closeFirst, true);
     sidebar.querySelector('#close-drawer').addEventListener('click', () => this.close());
     this.narrow.addEventListener('change', () => this.#set(false));
     this.#set(false);
