@@ -173,6 +173,7 @@ class Handler(BaseHTTPRequestHandler):
                 time.sleep(delay)
             self.event(self.chunk(chat, {} if chat else "", None, "length" if cut else "stop"), end)
             prompt = sum(len(pieces(m["content"])) + 4 for m in request["messages"]) if chat else len(pieces(request["prompt"]))
+            prompt = min(prompt, CONTEXT - len(tokens) - 200)
             usage = {"prompt_tokens": prompt, "completion_tokens": len(tokens), "total_tokens": prompt + len(tokens),
                      "prompt_tokens_details": {"cached_tokens": prompt // 2}}
             spent = max(time.monotonic() - first, 1e-6)

@@ -127,7 +127,6 @@ const view = {
 function drawPart(part, run) {
   if (current.mode === 'chat') thread.draw(part, run);
   else textPage.draw(run);
-  follower.follow();
 }
 
 // Chat
@@ -232,8 +231,8 @@ function begin(text) {
     return;
   }
   current.segments.push({ author: 'you', content: text });
-  touch(current);
   current.title = titleFrom(text);
+  touch(current);
   showConversation();
   byId('text').focus();
 }
@@ -325,6 +324,7 @@ async function connect() {
 function showTrouble(error) {
   byId('server').textContent = 'Not connected';
   byId('trouble').replaceChildren(errorBox(error, connect));
+  announce(error.message);
   refresh();
   if (error.kind !== 'network' && error.kind !== 'loading') return;
   const timer = setInterval(async () => {
@@ -377,7 +377,6 @@ byId('probabilities').addEventListener('click', () => {
   settings.probabilities = !settings.probabilities;
   store.saveSettings(settings);
   showConversation({ toEnd: false });
-  follower.follow();
 });
 byId('theme').addEventListener('click', () => showTheme(byId('theme'), window.bitnetTheme.next()));
 wireFiles({

@@ -54,7 +54,10 @@ export class Composer {
     this.#enable();
     for (const radio of this.#modes()) radio.checked = radio.value === mode;
     // The button under the finger changes its name, and the focus goes to what takes its place.
-    if (held) [stop, proceed, send].find((button) => !button.hidden && !button.disabled)?.focus();
+    if (!held) return;
+    const next = [stop, proceed, send].find((button) => !button.hidden && !button.disabled);
+    if (next) next.focus();
+    else if (mode === 'chat' && this.enterSends) this.focus();
   }
 
   showContext(used, total) {

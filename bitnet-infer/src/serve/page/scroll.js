@@ -11,22 +11,22 @@ export class Follower {
     this.jump = jump;
     scroller.addEventListener('scroll', () => this.#look(), { passive: true });
     jump.addEventListener('click', () => this.toEnd());
-    // A keyboard on a phone or a growing message box takes room away at the end.
-    new ResizeObserver(() => this.follow()).observe(scroller);
-  }
-
-  /** To be called when something has grown. */
-  follow() {
-    if (this.#pinned) this.scroller.scrollTop = this.scroller.scrollHeight;
-    else this.#look();
+    // The text grows, messages are laid out only when they come near, a keyboard takes room away: all of it ends here,
+    // after the layout and before the paint, so that following costs no layout of its own.
+    const observer = new ResizeObserver(() => this.#follow());
+    observer.observe(scroller);
+    observer.observe(scroller.firstElementChild);
   }
 
   toEnd() {
     this.#pinned = true;
-    this.follow();
-    // What comes into view is laid out only then, and may be taller than was guessed.
-    requestAnimationFrame(() => this.follow());
+    this.#follow();
     this.jump.hidden = true;
+  }
+
+  #follow() {
+    if (this.#pinned) this.scroller.scrollTop = this.scroller.scrollHeight;
+    else this.#look();
   }
 
   #look() {

@@ -36,6 +36,7 @@ function describe({ stats, tokens, edited }, run, withPerplexity) {
   }
   const surprise = withPerplexity && tokens ? perplexity(tokens) : null;
   if (surprise !== null) parts.push([`perplexity ${surprise.toFixed(2)}`, 'Of this answer, under the model itself']);
+  if (withPerplexity && !run && !tokens && parts.length > 0) parts.push(['no probabilities recorded']);
   if (!run && parts.length > 0 && ENDS[stats.finish]) parts.push([ENDS[stats.finish]]);
   return parts;
 }

@@ -202,7 +202,7 @@ export function errorBox(error, retry) {
   const detail = error.detail ? el('p', { class: 'detail' }, error.detail) : null;
   return el(
     'div',
-    { class: 'error', role: 'alert' },
+    { class: 'error' },
     el('p', {}, error.message),
     detail,
     el('button', { type: 'button', class: 'plain', onclick: retry }, icon('again'), 'Try again'),
