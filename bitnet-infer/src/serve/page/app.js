@@ -22,9 +22,13 @@ const RETRY_MS = 2000;
 const SAVE_TEXT_AFTER_MS = 400;
 
 const settings = readSettings(store.loadSettings());
-const drafts = new Map(); // conversation id -> what stands in the message box
+const drafts = new Map(); // conversation id, or NEW -> what stands in the message box
+const NEW = 'new'; // One draft for all conversations that have not begun: they cannot be opened again.
 let server = null;
 let current = store.create(settings.mode);
+let saveTimer = 0;
+let retryTimer = 0;
+let systemTouched = false;
 
 const follower = new Follower(byId('scroller'), byId('jump'));
 const drawer = new Drawer(byId('sidebar'), byId('main'), byId('menu'), byId('veil'));
@@ -53,7 +57,6 @@ function showConversation({ toEnd = true } = {}) {
   byId('thread').hidden = current.mode !== 'chat';
   if (current.mode === 'chat') thread.show(current, context(), run);
   else textPage.show(current, context(), run);
-  composer.text = drafts.get(current.id) ?? '';
   refresh();
   if (toEnd) follower.toEnd();
 }
@@ -64,12 +67,17 @@ function refresh() {
   const title = current.title || (current.mode === 'chat' ? 'New conversation' : 'New text');
   byId('title').textContent = title;
   document.title = `${title} · BitNet`;
-  byId('welcome').hidden = !empty;
+  showWelcome(empty);
   if (empty) drawWelcome(byId('welcome'), server, current.mode, { begin, complete: () => setMode('complete') });
   byId('legend').hidden = !settings.probabilities || empty;
   showProbabilities(byId('probabilities'), settings.probabilities);
   refreshDock();
   refreshList();
+}
+
+function showWelcome(shown) {
+  byId('welcome').hidden = !shown;
+  byId('scroller').classList.toggle('empty', shown);
 }
 
 function refreshDock() {
@@ -132,7 +140,7 @@ function drawPart(part, run) {
 // Chat
 
 function send(text) {
-  drafts.delete(current.id);
+  drafts.delete(draftKey());
   current.messages.push({ role: 'user', content: text });
   if (!current.title) current.title = titleFrom(text);
   thread.draw(current.messages.at(-1));
@@ -141,7 +149,7 @@ function send(text) {
 
 function answer() {
   const request = chatRequest(server.model, current, settings);
-  const message = { role: 'assistant', content: '' };
+  const message = { role: 'assistant', content: '', model: server.model };
   current.messages.push(message);
   start(current, message, request, view);
 }
@@ -177,6 +185,7 @@ function edit(message, text) {
 
 function systemChanged(text) {
   current.system = text;
+  systemTouched = true;
   if (!isEmpty(current)) touch(current);
 }
 
@@ -187,14 +196,14 @@ function textEdited() {
   if (!current.named) current.title = titleFrom(text.slice(0, 400));
   if (text === '' && !store.get(current.id)) refresh();
   else {
-    clearTimeout(textEdited.timer);
+    clearTimeout(saveTimer);
     const edited = current;
-    textEdited.timer = setTimeout(() => {
+    saveTimer = setTimeout(() => {
       if (edited.segments.length > 0 || store.get(edited.id)) touch(edited);
       refreshList();
     }, SAVE_TEXT_AFTER_MS);
     byId('title').textContent = current.title || 'New text';
-    byId('welcome').hidden = current.segments.length > 0;
+    showWelcome(current.segments.length === 0);
     refreshDock();
   }
 }
@@ -203,7 +212,7 @@ function continueText() {
   if (!server || isRunning(current.id) || current.segments.length === 0) return;
   if (!current.title) current.title = titleFrom(textOf(current.segments).slice(0, 400));
   const request = completeRequest(server.model, textOf(current.segments), settings);
-  const segment = { author: 'model', content: '' };
+  const segment = { author: 'model', content: '', model: server.model };
   current.segments.push(segment);
   start(current, segment, request, view);
 }
@@ -237,23 +246,19 @@ function begin(text) {
   byId('text').focus();
 }
 
-function leaveDraft() {
-  if (current.mode === 'chat') drafts.set(current.id, composer.text);
-}
+const draftKey = () => (store.get(current.id) ? current.id : NEW);
 
 function openConversation(id) {
-  const next = store.get(id);
-  if (!next) return;
-  leaveDraft();
-  current = next;
-  showConversation();
-  drawer.close();
-  focusInput();
+  const conversation = store.get(id);
+  if (conversation) goTo(conversation);
 }
 
-function newConversation(mode = current.mode) {
-  leaveDraft();
-  current = store.create(mode);
+const newConversation = (mode = current.mode) => goTo(store.create(mode));
+
+function goTo(conversation) {
+  if (current.mode === 'chat') drafts.set(draftKey(), composer.text);
+  current = conversation;
+  composer.text = drafts.get(draftKey()) ?? '';
   showConversation();
   drawer.close();
   focusInput();
@@ -307,6 +312,7 @@ async function remove(id) {
 // The server
 
 async function connect() {
+  clearInterval(retryTimer);
   byId('server').textContent = 'Connecting…';
   try {
     server = await describeServer();
@@ -327,12 +333,8 @@ function showTrouble(error) {
   announce(error.message);
   refresh();
   if (error.kind !== 'network' && error.kind !== 'loading') return;
-  const timer = setInterval(async () => {
-    if (server) clearInterval(timer);
-    else if ((await health()) === 'ready') {
-      clearInterval(timer);
-      connect();
-    }
+  retryTimer = setInterval(async () => {
+    if ((await health()) === 'ready') connect();
   }, RETRY_MS);
 }
 
@@ -344,8 +346,8 @@ function openSettings(focusSystem = false) {
 
 store.reportTo((kind) => {
   const words = {
-    off: 'This browser keeps nothing for this page: conversations are lost when it is closed. Export what you want to keep.',
-    full: 'The browser’s storage is full: what is new is lost when the page is closed. Export or delete old conversations.',
+    off: 'This browser keeps nothing for this page: export what you want to have after it is closed.',
+    full: 'The browser’s storage is full: what is new lasts until the page is closed. Export or delete something.',
     trimmed: 'The browser’s storage was full, so the token probabilities of older conversations were given up.',
   };
   notice(words[kind], { stays: true, id: kind });
@@ -370,8 +372,9 @@ watchTokens(byId('scroller'));
 byId('new').addEventListener('click', () => newConversation());
 byId('open-settings').addEventListener('click', () => openSettings());
 byId('settings').addEventListener('close', () => {
-  if (current.mode === 'chat') thread.show(current, context(), runIn(current));
-  refresh();
+  // Drawn anew only for a reason: an answer may just be edited.
+  if (systemTouched && current.mode === 'chat') thread.show(current, context(), runIn(current));
+  systemTouched = false;
 });
 byId('probabilities').addEventListener('click', () => {
   settings.probabilities = !settings.probabilities;

@@ -37,7 +37,7 @@ export function iconButton(name, label, onclick, attributes = {}) {
   );
 }
 
-/** Copies text; returns whether it worked. The clipboard interface exists only on secure origins, so there is a second way. */
+/** Copies text; returns whether it worked. The clipboard is for secure origins only, so there is a second way. */
 export async function copyText(text) {
   try {
     await navigator.clipboard.writeText(text);

@@ -4,7 +4,7 @@ import { ApiError, stream } from './api.js';
 
 const TOP = 5;
 
-// The interface's own default for completions is 16 tokens, made for scoring; a page that continues a text wants a paragraph.
+// The API's own default for completions is 16 tokens, which is no use to somebody who wants a text continued.
 export const COMPLETE_MAX_TOKENS = 256;
 
 /** The request for the next message of a chat. */
@@ -106,7 +106,7 @@ export class Run {
     this.serverRate = Number.isFinite(timings?.predicted_per_second) ? timings.predicted_per_second : null;
   }
 
-  /** The page's own clock, which a person's wait goes by; the server's rate, where it tells one, is without the network. */
+  /** By the page's own clock, as a person waits; a rate that the server tells is taken over, for it knows better. */
   #measure() {
     const { stats } = this.target;
     if (this.#first === null) return;

@@ -1,4 +1,4 @@
-// A small Markdown: what models write, as DOM nodes. Markup inside the text stays text, and only web and mail links are links.
+// A small Markdown: what models write, as DOM nodes. Markup in the text stays text; only web and mail links are links.
 
 import { el, icon } from './dom.js';
 
@@ -15,7 +15,7 @@ const WORD = /[\p{L}\p{N}]/u;
 // Deeper nesting is shown as text: a hostile text must not exhaust the stack.
 const MAX_DEPTH = 12;
 
-/** Renders a text that grows at its end. Only its last part is drawn again, so a long answer costs no more than a short one. */
+/** Renders a text that grows at its end. Only its last part is drawn again, so length costs nothing. */
 export class LiveMarkdown {
   #root;
   #stable = 0; // Characters whose blocks can no longer change.
@@ -232,7 +232,7 @@ function renderCode({ language, text }) {
 /** Bold, italics, struck, code and links inside one block. */
 function inline(text, depth = 0) {
   const nodes = [];
-  const dead = new Set(); // Marks known to have no partner further on: keeps a row of stray marks from costing its square.
+  const dead = new Set(); // Marks known to have no partner further on, or a row of them would cost its square.
   let plain = '';
   let i = 0;
   const add = (node, next) => {

@@ -1,4 +1,4 @@
-// Conversations as files: JSON that comes back unchanged, Markdown for people. What is read is checked to the last field.
+// Conversations as files: JSON that comes back unchanged, Markdown for people. What is read is checked field by field.
 
 import { newId } from './store.js';
 
@@ -22,7 +22,7 @@ export function toMarkdown(conversation) {
   return `${parts.join('\n\n')}\n`;
 }
 
-/** The conversations in a file's text, with new ids where `taken(id)` says so. Throws an Error that names what is wrong. */
+/** The conversations in a file's text, with new ids where `taken(id)`. Throws an Error that names what is wrong. */
 export function fromJson(text, taken) {
   let file;
   try {
@@ -82,6 +82,7 @@ function readConversation(value, at) {
 function readPart(value, at) {
   object(value, at);
   const part = { content: string(value.content, `${at}.content`) };
+  if (value.model !== undefined) part.model = string(value.model, `${at}.model`);
   if (value.edited === true) part.edited = true;
   if (value.stats !== undefined) part.stats = readStats(value.stats, `${at}.stats`);
   if (value.tokens !== undefined)

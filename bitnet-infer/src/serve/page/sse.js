@@ -1,6 +1,6 @@
 // Server-sent events out of a byte stream that may be cut anywhere, also inside a character or between CR and LF.
 
-/** Takes bytes, gives the data of each finished event. An event that the stream's end cuts off is dropped, as the standard says. */
+/** Takes bytes, gives the data of each finished event. By the standard, one that the end cuts off is dropped. */
 export class EventParser {
   #decoder = new TextDecoder();
   #line = '';
@@ -35,7 +35,8 @@ export class EventParser {
     }
     const colon = line.indexOf(':');
     const field = colon < 0 ? line : line.slice(0, colon);
-    if (field !== 'data') return; // Comments have an empty field; the other fields are for reconnecting, which a POST never does.
+    // Comments have an empty field; the other fields are for reconnecting, which a POST never does.
+    if (field !== 'data') return;
     const value = colon < 0 ? '' : line.slice(colon + 1);
     this.#data.push(value.startsWith(' ') ? value.slice(1) : value);
   }

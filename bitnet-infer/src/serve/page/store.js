@@ -1,8 +1,8 @@
 // Conversations and settings in the browser's local storage, one entry each, so that saving one does not rewrite all.
 //
 // A conversation is { id, title, named, mode: 'chat' | 'complete', created, updated, system, messages, segments }.
-// A chat has messages { role, content, tokens?, stats?, error?, edited? }; a text to complete has segments
-// { author: 'you' | 'model', content, tokens?, stats? } that make it up.
+// A chat has messages { role, content, model?, tokens?, stats?, error?, edited? }; a text to complete has segments
+// { author: 'you' | 'model', content, model?, tokens?, stats?, error? } that make it up.
 
 const PREFIX = 'bitnet.conversation.';
 const SETTINGS = 'bitnet.settings';
@@ -10,7 +10,7 @@ const SETTINGS = 'bitnet.settings';
 const cache = new Map();
 let report = () => {};
 
-/** `reporter(kind)` hears of trouble: 'off' (nothing can be stored), 'full', 'trimmed' (old token details were given up). */
+/** `reporter(kind)` hears of trouble: 'off' (nothing can be stored), 'full', 'trimmed' (old token details are gone). */
 export function reportTo(reporter) {
   report = reporter;
 }

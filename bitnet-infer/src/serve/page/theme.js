@@ -1,4 +1,4 @@
-// Sets the chosen theme before the first paint; a classic script in the head, because a module would run too late for that.
+// Sets the chosen theme before the first paint: a classic script in the head, because a module would run too late.
 'use strict';
 (() => {
   const CHOICES = ['auto', 'light', 'dark'];

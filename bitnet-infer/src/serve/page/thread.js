@@ -42,14 +42,19 @@ export class Thread {
 
   /** Brings one message up to date; adds it if it is new, and drops what no longer belongs to the conversation. */
   draw(message, run = null) {
-    for (const [known, entry] of this.#entries) {
-      if (this.#conversation.messages.includes(known)) continue;
-      entry.item.remove();
-      this.#entries.delete(known);
-    }
     const entry = this.#entries.get(message);
     if (entry) this.#fill(entry, run);
     else this.root.append(this.#entry(message, run));
+    if (this.#entries.size > this.#conversation.messages.length) this.#prune();
+  }
+
+  #prune() {
+    const kept = new Set(this.#conversation.messages);
+    for (const [message, { item }] of this.#entries) {
+      if (kept.has(message)) continue;
+      item.remove();
+      this.#entries.delete(message);
+    }
   }
 
   /** Opens the editor of a message, as its button does. */
@@ -114,7 +119,7 @@ export class Thread {
     const item = el(
       'li',
       { class: `turn ${message.role}` },
-      speaker(message.role, mine ? 'You' : this.#context.modelName),
+      speaker(message.role, mine ? 'You' : (message.model ?? this.#context.modelName)),
       body,
       foot,
     );

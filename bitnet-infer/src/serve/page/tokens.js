@@ -1,4 +1,4 @@
-// The view of token probabilities: each token tinted by how likely it was, and a popover with what the model weighed instead.
+// The view of token probabilities: each token tinted by how likely it was, and a popover with the alternatives.
 
 import { byId, el } from './dom.js';
 import { percent, visible } from './format.js';

@@ -1,4 +1,4 @@
-// The mark of the house: signs of -1, 0 and +1, woven from a name so that each model and conversation has its own cloth.
+// The mark of the house: signs of -1, 0 and +1, woven from a name, so that each model and conversation has its own.
 
 import { svg } from './dom.js';
 

@@ -41,7 +41,7 @@ export function drawWelcome(root, server, mode, { begin, complete }) {
         el(
           'p',
           {},
-          'This model has no chat template: it has learnt to continue texts, not to take turns. Give it the beginning of a text instead.',
+          'This model has no chat template: it has learnt to continue texts, not to take turns. Give it a beginning.',
         ),
         el('button', { type: 'button', class: 'primary', onclick: complete }, 'Complete a text'),
       ),

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""A server that plays `bitnet-infer serve` for the chat page: the page's files with the real headers, and scripted answers.
+"""Plays `bitnet-infer serve` for the chat page: the page's files with the real headers, and scripted answers.
 
-    python3 scripts/page_mock.py [--port 8081] [--no-template] [--api-key KEY]
+    python3 scripts/page_checks/mock.py [--port 8081] [--no-template] [--api-key KEY]
 
-`check_page.py --mock` uses it; by itself it serves the page for work on its looks, with no model and nothing to build. The
-last message steers the answer: `[slow]`, `[wait]`, `[long]`, `[markdown]`, `[html]`, `[split]`, `[silent]`, `[break]`,
+`check_page.py --mock` uses it; by itself it serves the page for work on its looks, with nothing to build. The last
+message steers the answer: `[slow]`, `[wait]`, `[long]`, `[markdown]`, `[html]`, `[split]`, `[silent]`, `[break]`,
 `[stream-error]`, and `[error N]` for a status. Needs nothing but Python.
 """
 
@@ -18,16 +18,24 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-PAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "bitnet-infer", "src", "serve", "page")
-TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8",
-         ".svg": "image/svg+xml"}
-POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-          "base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+PAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "bitnet-infer", "src", "serve", "page")
+TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 CONTEXT = 4096
 
-PLAIN = ("A ternary weight is only a sign or a silence: it adds the input, takes it away, or leaves it out. "
-         "So a product of matrices becomes a sum with some terms turned over, and one small scale brings the sum back to size. "
-         "What is lost in each weight is won back by having very many of them.")
+PLAIN = (
+    "A ternary weight is only a sign or a silence: it adds the input, takes it away, or leaves it out. "
+    "So a product of matrices becomes a sum with some terms turned over, and one small scale brings it back to size. "
+    "What is lost in each weight is won back by having very many of them."
+)
 MARKDOWN = """## How a ternary layer works
 
 Each weight is **−1**, **0** or **+1**; the layer is a *sum*, with `scale` applied once at the end.
@@ -51,8 +59,10 @@ def dot(codes, x, scale):
 > Few bits, many weights.
 
 More in [the paper](https://arxiv.org/abs/2402.17764); see snake_case_names and 2 * 3 * 4 too."""
-HTML = ("Here: <script>window.pwned = 1</script><img src=x onerror=\"window.pwned = 2\"> and "
-        "[a link](javascript:window.pwned=3) and <b>no bold</b>.")
+HTML = (
+    'Here: <script>window.pwned = 1</script><img src=x onerror="window.pwned = 2"> and '
+    "[a link](javascript:window.pwned=3) and <b>no bold</b>."
+)
 SPLIT = "Grüße, 日本語, naïve 🦊 fox. "
 
 
@@ -119,11 +129,27 @@ class Handler(BaseHTTPRequestHandler):
             model = {"id": "bitnet-b1.58-2b-4t", "object": "model", "created": 0, "owned_by": "local", "meta": meta}
             return self.reply(200, {"object": "list", "data": [model]})
         if path == "/props":
-            defaults = {"temperature": 0.8, "top_p": 0.95, "top_k": 40, "min_p": 0.05, "repetition_penalty": 1.0,
-                        "seed": -1, "max_tokens": -1}
-            template = "{% for message in messages %}{{ message.content }}{% endfor %}" if self.server.template else None
-            return self.reply(200, {"default_generation_settings": defaults, "chat_template": template,
-                                    "model": "bitnet-b1.58-2b-4t", "context_length": CONTEXT})
+            defaults = {
+                "temperature": 0.8,
+                "top_p": 0.95,
+                "top_k": 40,
+                "min_p": 0.05,
+                "repetition_penalty": 1.0,
+                "seed": -1,
+                "max_tokens": -1,
+            }
+            template = (
+                "{% for message in messages %}{{ message.content }}{% endfor %}" if self.server.template else None
+            )
+            return self.reply(
+                200,
+                {
+                    "default_generation_settings": defaults,
+                    "chat_template": template,
+                    "model": "bitnet-b1.58-2b-4t",
+                    "context_length": CONTEXT,
+                },
+            )
         return self.error(404, "There is no such page.", "not_found")
 
     def do_POST(self):
@@ -140,17 +166,35 @@ class Handler(BaseHTTPRequestHandler):
         if failing:
             status = int(failing.group(1))
             code = "context_length_exceeded" if status == 400 else None
-            return self.error(status, f"Scripted failure {status}.", code, {"Retry-After": "7"} if status == 429 else {})
+            return self.error(
+                status, f"Scripted failure {status}.", code, {"Retry-After": "7"} if status == 429 else {}
+            )
         self.stream(request, said, chat)
 
     def stream(self, request, said, chat):
         self.send_response(200)
-        for name, value in [("Content-Type", "text/event-stream"), ("Cache-Control", "no-store"), ("Connection", "close")]:
+        for name, value in [
+            ("Content-Type", "text/event-stream"),
+            ("Cache-Control", "no-store"),
+            ("Connection", "close"),
+        ]:
             self.send_header(name, value)
         self.end_headers()
         self.close_connection = True
-        text = next((text for mark, text in [("[markdown]", MARKDOWN), ("[html]", HTML), ("[split]", SPLIT * 4), ("[silent]", ""),
-                                            ("[long]", " ".join([PLAIN] * 12))] if mark in said), PLAIN)
+        text = next(
+            (
+                text
+                for mark, text in [
+                    ("[markdown]", MARKDOWN),
+                    ("[html]", HTML),
+                    ("[split]", SPLIT * 4),
+                    ("[silent]", ""),
+                    ("[long]", " ".join([PLAIN] * 12)),
+                ]
+                if mark in said
+            ),
+            PLAIN,
+        )
         tokens = pieces(text)[: request.get("max_tokens") or None]
         cut = len(tokens) < len(pieces(text))
         delay = 0.08 if "[slow]" in said else self.server.delay_s
@@ -168,17 +212,33 @@ class Handler(BaseHTTPRequestHandler):
                 if index == 8 and "[stream-error]" in said:
                     fault = {"message": "The engine gave up.", "type": "server_error", "param": None, "code": None}
                     return self.event({"error": fault}, end)
-                self.event(self.chunk(chat, {"content": token} if chat else token, self.logprobs(request, chat, token, index), None),
-                           end, in_pieces="[split]" in said)
+                self.event(
+                    self.chunk(
+                        chat, {"content": token} if chat else token, self.logprobs(request, chat, token, index), None
+                    ),
+                    end,
+                    in_pieces="[split]" in said,
+                )
                 time.sleep(delay)
             self.event(self.chunk(chat, {} if chat else "", None, "length" if cut else "stop"), end)
-            prompt = sum(len(pieces(m["content"])) + 4 for m in request["messages"]) if chat else len(pieces(request["prompt"]))
+            prompt = (
+                sum(len(pieces(m["content"])) + 4 for m in request["messages"])
+                if chat
+                else len(pieces(request["prompt"]))
+            )
             prompt = min(prompt, CONTEXT - len(tokens) - 200)
-            usage = {"prompt_tokens": prompt, "completion_tokens": len(tokens), "total_tokens": prompt + len(tokens),
-                     "prompt_tokens_details": {"cached_tokens": prompt // 2}}
+            usage = {
+                "prompt_tokens": prompt,
+                "completion_tokens": len(tokens),
+                "total_tokens": prompt + len(tokens),
+                "prompt_tokens_details": {"cached_tokens": prompt // 2},
+            }
             spent = max(time.monotonic() - first, 1e-6)
-            timings = {"prompt_ms": (first - started) * 1000, "predicted_ms": spent * 1000,
-                       "predicted_per_second": len(tokens) / spent}
+            timings = {
+                "prompt_ms": (first - started) * 1000,
+                "predicted_ms": spent * 1000,
+                "predicted_per_second": len(tokens) / spent,
+            }
             last = self.chunk(chat, None, None, None)
             self.event({**last, "choices": [], "usage": usage, "timings": timings}, end)
             self.wfile.write(f"data: [DONE]{end}{end}".encode())
@@ -188,7 +248,14 @@ class Handler(BaseHTTPRequestHandler):
     def chunk(self, chat, piece, logprobs, finish):
         choice = {"index": 0, "delta" if chat else "text": piece, "logprobs": logprobs, "finish_reason": finish}
         name = "chat.completion.chunk" if chat else "text_completion"
-        return {"id": "cmpl-1", "object": name, "created": 0, "model": "bitnet-b1.58-2b-4t", "choices": [choice], "usage": None}
+        return {
+            "id": "cmpl-1",
+            "object": name,
+            "created": 0,
+            "model": "bitnet-b1.58-2b-4t",
+            "choices": [choice],
+            "usage": None,
+        }
 
     def logprobs(self, request, chat, token, index):
         if not request.get("logprobs"):
@@ -203,16 +270,21 @@ class Handler(BaseHTTPRequestHandler):
         data = f"data: {json.dumps(value, ensure_ascii=False)}{end}{end}".encode()
         # Three bytes a write: that cuts characters, line ends and field names apart.
         for start in range(0, len(data), 3 if in_pieces else len(data)):
-            self.wfile.write(data[start:start + 3 if in_pieces else None])
+            self.wfile.write(data[start : start + 3 if in_pieces else None])
             self.wfile.flush()
 
     def page(self, name):
         with open(os.path.join(PAGE, name), "rb") as file:
             data = file.read()
         self.send_response(200)
-        for header, value in [("Content-Type", TYPES[os.path.splitext(name)[1]]), ("Content-Security-Policy", POLICY),
-                              ("X-Content-Type-Options", "nosniff"), ("Referrer-Policy", "no-referrer"),
-                              ("Cache-Control", "no-cache"), ("Content-Length", str(len(data)))]:
+        for header, value in [
+            ("Content-Type", TYPES[os.path.splitext(name)[1]]),
+            ("Content-Security-Policy", POLICY),
+            ("X-Content-Type-Options", "nosniff"),
+            ("Referrer-Policy", "no-referrer"),
+            ("Cache-Control", "no-cache"),
+            ("Content-Length", str(len(data))),
+        ]:
             self.send_header(header, value)
         self.end_headers()
         self.wfile.write(data)
@@ -229,7 +301,11 @@ class Handler(BaseHTTPRequestHandler):
     def reply(self, status, value, headers=None):
         data = json.dumps(value).encode()
         self.send_response(status)
-        for name, text in [("Content-Type", "application/json"), ("Content-Length", str(len(data))), *(headers or {}).items()]:
+        for name, text in [
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(data))),
+            *(headers or {}).items(),
+        ]:
             self.send_header(name, text)
         self.end_headers()
         self.wfile.write(data)
