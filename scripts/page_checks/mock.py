@@ -18,7 +18,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-PAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "bitnet-infer", "src", "serve", "page")
+PAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "bitnet-infer", "src", "server", "page")
 TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
