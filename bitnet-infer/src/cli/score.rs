@@ -52,7 +52,8 @@ struct Scored {
     /// Whether every token is the most probable one in its place.
     greedy: bool,
     tokens: Vec<u32>,
-    token_logprobs: Vec<f32>,
+    /// As the server writes them: each an f32, in as many digits as it takes.
+    token_logprobs: Vec<f64>,
 }
 
 /// Runs the command.
@@ -100,7 +101,7 @@ fn score(loaded: &LoadedModel, item: Item, kv: KvType) -> Result<Scored> {
         logprob: scores.iter().map(|score| f64::from(score.logprob)).sum(),
         greedy: scores.iter().all(|score| score.top.iter().all(|&(_, best)| best == score.logprob)),
         tokens,
-        token_logprobs: scores.into_iter().map(|score| score.logprob).collect(),
+        token_logprobs: scores.into_iter().map(|score| score.logprob.into()).collect(),
     })
 }
 
