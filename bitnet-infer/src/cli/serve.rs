@@ -58,7 +58,7 @@ pub struct Args {
     /// Tokens of a prompt and its continuation at most [default: the model's limit]
     #[arg(long, value_name = "N")]
     context: Option<usize>,
-    /// Memory for keys and values in MiB [default: four full contexts, a quarter of the memory at most]
+    /// Memory for keys and values in MiB [default: a full context for each of --parallel, a quarter of the memory at most]
     #[arg(long, value_name = "MIB")]
     kv_memory: Option<usize>,
     /// What keys and values are kept as: f32, f16, int8
@@ -180,7 +180,7 @@ impl Args {
         let full = context.div_ceil(engine::PAGE_TOKENS) * cache.page_bytes();
         let kv_bytes = match self.kv_memory {
             Some(mib) => mib << 20,
-            None => (CONTEXTS_KEPT * full).min(total_memory().map_or(usize::MAX, |bytes| bytes / 4)),
+            None => (self.parallel.get() * full).min(total_memory().map_or(usize::MAX, |bytes| bytes / 4)),
         };
         if kv_bytes < 2 * cache.page_bytes() {
             let least = (2 * cache.page_bytes()).div_ceil(1 << 20);
@@ -287,9 +287,6 @@ fn log_to_stderr(level: &str) -> Result<()> {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours).init();
     Ok(())
 }
-
-/// Full contexts that there is memory for by default.
-const CONTEXTS_KEPT: usize = 4;
 
 /// The engine has the cores; these wait most of the time.
 const HTTP_THREADS: usize = 2;
