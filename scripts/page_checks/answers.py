@@ -299,8 +299,8 @@ def events(s):
     s.open()
     wrong = s.page.evaluate("""async () => {
         const { EventParser } = await import('./sse.js');
-        const text = '\\ufeff: ping\\r\\n\\r\\ndata: {"a":"日本🦊"}\\r\\n\\r\\nevent: x\\ndata:one\\ndata: two\\n\\n'
-            + ': c\\rdata: three\\r\\rid: 1\\n\\ndata: [DONE]\\n\\ndata: cut';
+        const text = '\\ufeff: ping\\r\\n\\r\\ndata: {"a":"日本🦊"}\\r\\n\\r\\nevent: x\\ndata:one\\n'
+            + 'data: two\\n\\n: c\\rdata: three\\r\\rid: 1\\n\\ndata: [DONE]\\n\\ndata: cut';
         const expected = JSON.stringify(['{"a":"日本🦊"}', 'one\\ntwo', 'three', '[DONE]']);
         const bytes = new TextEncoder().encode(text);
         const wrong = [];
