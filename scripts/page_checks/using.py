@@ -314,7 +314,7 @@ def pictures(s):
     s.open()
     s.send("How does a ternary layer work? [markdown]" if s.server else "How does a ternary layer work?", wait=False)
     s.until(
-        "document.querySelector('.turn.assistant .body')?.innerText.length > 150"
+        "document.querySelector('.turn.assistant .body')?.textContent.length > 150"
         " || document.querySelector('#stop').hidden",
         timeout_s=ANSWER_MS / 1000,
     )
