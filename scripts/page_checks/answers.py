@@ -49,13 +49,15 @@ def headers(s):
 def streams(s):
     s.open()
     s.limit(48)
-    s.send("Tell me about ternary weights.", wait=False)
-    s.page.wait_for_selector("#stop:not([hidden])")
-    seen = set()
-    while s.page.locator("#stop").is_visible():
-        seen.add(len(s.answer()))
-        time.sleep(0.02)
-    expect(s.run.real or len(seen) > 2, f"the text did not grow step by step: {sorted(seen)}")
+    s.page.evaluate("""() => {
+        window.lengths = new Set();
+        const body = () => document.querySelector('.turn.assistant .body');
+        new MutationObserver(() => lengths.add(body()?.textContent.length))
+            .observe(document.querySelector('#thread'), { childList: true, characterData: true, subtree: true });
+    }""")
+    s.send("Tell me about ternary weights.")
+    steps = s.page.evaluate("window.lengths.size")
+    expect(s.run.real or steps > 5, f"the text grew in {steps} steps")
     for word in ("first token", "token", "prompt"):
         expect(word in s.stats(), f"{word!r} is not in {s.stats()!r}")
     expect(s.run.real or "tokens/s" in s.stats(), f"no speed in {s.stats()!r}")
@@ -126,7 +128,7 @@ def stops(s):
         s.send("Tell me much [slow] [long]", wait=False)
         s.until(
             "document.querySelectorAll('.turn.assistant .body')"
-            "[document.querySelectorAll('.turn.assistant').length - 1]?.innerText.length > 20"
+            "[document.querySelectorAll('.turn.assistant').length - 1]?.textContent.length > 20"
         )
         press()
         s.finished()
@@ -149,7 +151,7 @@ def stops_real(s):
     s.open()
     s.send("Write a long story.", wait=False)
     s.until(
-        "document.querySelector('.turn.assistant .body')?.innerText.length > 10"
+        "document.querySelector('.turn.assistant .body')?.textContent.length > 10"
         " || document.querySelector('#stop').hidden",
         timeout_s=ANSWER_MS / 1000,
     )
@@ -202,7 +204,7 @@ def edits_answer(s):
     s.page.get_by_role("button", name="Edit answer").click()
     s.page.fill(".editor textarea", "It is Paris.")
     s.page.keyboard.press("Control+Enter")
-    s.until("document.querySelector('.turn.assistant .body')?.innerText === 'It is Paris.'")
+    s.until("document.querySelector('.turn.assistant .body')?.textContent === 'It is Paris.'")
     expect("edited" in s.stats(), "is not marked")
     s.send("Are you sure?")
     if s.server:
@@ -299,8 +301,8 @@ def events(s):
     s.open()
     wrong = s.page.evaluate("""async () => {
         const { EventParser } = await import('./sse.js');
-        const text = '\\ufeff: ping\\r\\n\\r\\ndata: {"a":"日本🦊"}\\r\\n\\r\\nevent: x\\ndata:one\\ndata: two\\n\\n'
-            + ': c\\rdata: three\\r\\rid: 1\\n\\ndata: [DONE]\\n\\ndata: cut';
+        const text = '\\ufeff: ping\\r\\n\\r\\ndata: {"a":"日本🦊"}\\r\\n\\r\\nevent: x\\ndata:one\\n'
+            + 'data: two\\n\\n: c\\rdata: three\\r\\rid: 1\\n\\ndata: [DONE]\\n\\ndata: cut';
         const expected = JSON.stringify(['{"a":"日本🦊"}', 'one\\ntwo', 'three', '[DONE]']);
         const bytes = new TextEncoder().encode(text);
         const wrong = [];
@@ -332,8 +334,8 @@ def failures(s):
     ]:
         s.send(f"Please {mark}")
         box = s.page.locator(".turn.assistant").last.locator(".error")
-        expect(words in box.inner_text(), f"{mark}: {box.inner_text()!r}")
-    expect("The engine gave up." in box.inner_text(), "the server's own words are missing")
+        expect(words in box.text_content(), f"{mark}: {box.text_content()!r}")
+    expect("The engine gave up." in box.text_content(), "the server's own words are missing")
     expect(len(s.answer()) > 5, "the part before the failure was lost")
     before = len(s.server.requests)
     box.get_by_role("button", name="Try again").click()

@@ -85,7 +85,7 @@ def background(s):
     expect(s.page.input_value("#message") == "half a thought", "the draft was lost with the view")
     s.page.click("#conversations .open")
     before = len(s.answer())
-    s.until(f"document.querySelector('.turn.assistant .body').innerText.length > {before + 10}")
+    s.until(f"document.querySelector('.turn.assistant .body').textContent.length > {before + 10}")
     s.page.click("#stop")
     s.finished()
 

@@ -98,10 +98,10 @@ class Session:
         self.page.keyboard.press("Escape")
 
     def answer(self):
-        return self.page.locator(".turn.assistant .body").last.inner_text()
+        return self.page.locator(".turn.assistant .body").last.text_content()
 
     def stats(self):
-        return self.page.locator(".turn.assistant .stats").last.inner_text()
+        return self.page.locator(".turn.assistant .stats").last.text_content()
 
     def shot(self, name):
         if self.run.screenshots:

@@ -86,8 +86,10 @@ def long_conversation(s):
     s.page.evaluate("""() => {
         const messages = [];
         for (let i = 0; i < 250; i++) {
-            const text = `Answer **${i}**: a sum with \\`scale\\`.\\n\\n- add\\n- subtract\\n\\n` + 'Some more text follows here. '.repeat(12);
-            const stats = { finish: 'stop', promptTokens: 3000, completionTokens: 90, perSecond: 41.3, firstTokenMs: 210 };
+            const text = `Answer **${i}**: a sum with \\`scale\\`.\\n\\n- add\\n- subtract\\n\\n`
+                + 'Some more text follows here. '.repeat(12);
+            const stats = { finish: 'stop', promptTokens: 3000, completionTokens: 90, perSecond: 41.3,
+                firstTokenMs: 210 };
             messages.push({ role: 'user', content: `Question ${i} about ternary weights, with a few more words.` });
             messages.push({ role: 'assistant', content: text, stats });
         }
@@ -160,12 +162,10 @@ def phone(s):
     wide = """document.documentElement.scrollWidth > innerWidth
         || document.querySelector('#scroller').scrollWidth > document.querySelector('#scroller').clientWidth"""
     expect(not s.page.evaluate(wide), "scrolls sideways")
-    small = s.page.evaluate(
-        """[...document.querySelectorAll('button')]
+    small = s.page.evaluate("""[...document.querySelectorAll('button')]
         .filter((b) => b.checkVisibility({ visibilityProperty: true }) && !b.closest('.code, [inert]'))
         .filter((b) => Math.min(b.getBoundingClientRect().height, b.getBoundingClientRect().width) < 32)
-        .map((b) => b.id || b.className)"""
-    )
+        .map((b) => b.id || b.className)""")
     expect(not small, f"too small for a finger: {small}")
     s.shot("phone")
     s.page.set_viewport_size({"width": 320, "height": 560})
@@ -238,7 +238,7 @@ def reader(s):
     }""")
     s.send("Speak")
     said = s.page.evaluate("window.said")
-    expect(len(said) == 2 and "answering" in said[0] and "complete, 61 tokens" in said[1], f"{said}")
+    expect(len(said) == 2 and "answering" in said[0] and "complete, 60 tokens" in said[1], f"{said}")
     live = s.page.evaluate(
         "[...document.querySelectorAll('[aria-live], [role=log], [role=status], [role=alert]')]"
         ".some((e) => e.contains(document.querySelector('.turn')))"
@@ -314,7 +314,7 @@ def pictures(s):
     s.open()
     s.send("How does a ternary layer work? [markdown]" if s.server else "How does a ternary layer work?", wait=False)
     s.until(
-        "document.querySelector('.turn.assistant .body')?.innerText.length > 150"
+        "document.querySelector('.turn.assistant .body')?.textContent.length > 150"
         " || document.querySelector('#stop').hidden",
         timeout_s=ANSWER_MS / 1000,
     )

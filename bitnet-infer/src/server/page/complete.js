@@ -93,7 +93,7 @@ export const textOf = (segments) => segments.map((segment) => segment.content).j
  * Fits the segments to an edited text. What stands before the first change keeps its author; from there on the text is
  * the person's, because the model's probabilities held for another beginning.
  */
-export function reconcile(segments, text) {
+function reconcile(segments, text) {
   let at = 0;
   for (const [i, segment] of segments.entries()) {
     if (text.startsWith(segment.content, at)) {

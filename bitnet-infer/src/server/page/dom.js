@@ -38,7 +38,7 @@ export function iconButton(name, label, onclick, attributes = {}) {
 }
 
 /** Copies text; returns whether it worked. The clipboard is for secure origins only, so there is a second way. */
-export async function copyText(text) {
+async function copyText(text) {
   try {
     await navigator.clipboard.writeText(text);
     return true;

@@ -90,7 +90,14 @@ export function watchTokens(root) {
   popover.addEventListener('pointerleave', hideSoon);
   root.addEventListener('focusin', (event) => (optionAt(event) ? show(optionAt(event)) : hide()));
   root.addEventListener('focusout', hideSoon);
-  root.addEventListener('scroll', hide, { passive: true });
+  // Scrolling also comes from going to a token; the popover stays beside its token as long as that is seen.
+  const follow = () => {
+    if (!shown) return;
+    const [at, frame] = [shown.getBoundingClientRect(), root.getBoundingClientRect()];
+    if (at.bottom < frame.top || at.top > frame.bottom) hide();
+    else place(popover, shown);
+  };
+  root.addEventListener('scroll', follow, { passive: true });
   root.addEventListener('keydown', (event) => {
     const option = optionAt(event);
     if (!option) return;
