@@ -12,6 +12,7 @@ mod page;
 pub mod scheduler;
 mod security;
 mod state;
+pub mod structured;
 
 use std::sync::Arc;
 use std::time::Instant;

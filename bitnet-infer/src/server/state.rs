@@ -11,6 +11,7 @@ use rand::RngCore;
 
 use super::error::ApiError;
 use super::scheduler::{Engine, Limits};
+use super::structured::Structured;
 use crate::chat::ChatFormat;
 use crate::engine::{Error, KvCache, LoadedModel, Result, SamplerConfig};
 
@@ -36,6 +37,8 @@ pub struct Server {
     pub most_prompts: usize,
     /// When it was started, in seconds since 1970.
     pub created: u64,
+    /// What holds texts to JSON.
+    pub structured: Structured,
     seed: u64,
     count: AtomicU64,
 }
@@ -88,6 +91,7 @@ impl Server {
             body_limit,
             most_prompts,
             created,
+            structured: Structured::default(),
             seed,
             count,
         })

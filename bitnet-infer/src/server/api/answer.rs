@@ -122,8 +122,9 @@ impl Totals {
 /// The word for why a choice ended.
 pub fn finish_reason(finish: &Finish) -> &'static str {
     match finish {
-        Finish::EndToken(_) | Finish::StopText(_) => "stop",
-        Finish::Length => "length",
+        Finish::EndToken(_) | Finish::StopText(_) | Finish::Complete => "stop",
+        // A broken text is a failure and never gets here.
+        Finish::Length | Finish::Broken(_) => "length",
     }
 }
 
@@ -132,7 +133,7 @@ pub fn stop_reason(finish: &Finish) -> Value {
     match finish {
         Finish::StopText(text) => json!(text),
         Finish::EndToken(token) => json!(token),
-        Finish::Length => Value::Null,
+        Finish::Complete | Finish::Length | Finish::Broken(_) => Value::Null,
     }
 }
 

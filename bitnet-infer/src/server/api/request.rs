@@ -9,6 +9,7 @@ use crate::engine::SamplerConfig;
 use crate::server::error::ApiError;
 use crate::server::scheduler::Options;
 use crate::server::state::Server;
+use crate::server::structured::Constraint;
 
 /// The fields that both kinds of requests have.
 pub struct Common {
@@ -75,7 +76,10 @@ impl Common {
         {
             fields.refuse(name, "this server generates text")?;
         }
-        response_format(fields)?;
+        let constraint = response_format(fields, server)?;
+        if constraint.is_some() && min_tokens > 0 {
+            return Err(ApiError::field("min_tokens", "and `response_format` exclude each other"));
+        }
         let options = Options {
             choices,
             max_tokens: 0,
@@ -85,6 +89,7 @@ impl Common {
             sampler,
             logprobs: None,
             prompt_logprobs: None,
+            constraint,
         };
         Ok(Self { options, max_tokens, stream, include_usage })
     }
@@ -162,16 +167,27 @@ fn biases(fields: &mut Fields, vocab: usize) -> Result<Vec<(u32, f32)>, ApiError
     Ok(biases.into_iter().collect())
 }
 
-fn response_format(fields: &mut Fields) -> Result<(), ApiError> {
-    let Some(mut format) = fields.object("response_format")? else { return Ok(()) };
-    match format.text("type")?.as_deref() {
-        None | Some("text") => Ok(()),
-        Some(other) => Err(ApiError::field(
-            "response_format",
-            format!("asks for `{}`, and this server writes `text` only", other.escape_debug()),
-        )
-        .coded("unsupported_parameter")),
-    }
+/// What a text must be: any JSON object, or JSON that fits a schema.
+fn response_format(fields: &mut Fields, server: &Server) -> Result<Option<Constraint>, ApiError> {
+    let name = "response_format";
+    let Some(mut format) = fields.object(name)? else { return Ok(None) };
+    let schema = match format.text("type")?.as_deref() {
+        None | Some("text") => return Ok(None),
+        Some("json_object") => serde_json::json!({"type": "object"}),
+        Some("json_schema") => {
+            let Some(mut named) = format.object("json_schema")? else {
+                return Err(ApiError::field(name, "has no `json_schema`"));
+            };
+            named.take("schema").ok_or_else(|| ApiError::field(name, "has no `json_schema.schema`"))?
+        }
+        Some(other) => {
+            let other = other.escape_debug();
+            let message = format!("asks for `{other}`, expected `text`, `json_object` or `json_schema`");
+            return Err(ApiError::field(name, message).coded("unsupported_parameter"));
+        }
+    };
+    let constraint = server.structured.schema(schema, server.tokenizer()?, server.loaded.model.config());
+    constraint.map(Some).map_err(|reason| ApiError::field(name, format!("cannot be held to: {reason}")))
 }
 
 /// Token ids of a request.

@@ -20,6 +20,7 @@ use tokio::sync::mpsc as events;
 pub use worker::page_limit;
 
 use super::metrics::Metrics;
+use super::structured::Constraint;
 use crate::engine::{KvType, LoadedModel, SamplerConfig};
 use crate::eval::score::TokenScore;
 
@@ -74,6 +75,8 @@ pub struct Options {
     pub logprobs: Option<usize>,
     /// Whether tokens of the prompt are scored, with how many alternatives.
     pub prompt_logprobs: Option<usize>,
+    /// What each text must be.
+    pub constraint: Option<Constraint>,
 }
 
 /// What happens to a request, in order for each choice.
@@ -124,8 +127,12 @@ pub enum Finish {
     EndToken(u32),
     /// This text came up.
     StopText(String),
+    /// What the text had to be is complete.
+    Complete,
     /// As many tokens as were asked for.
     Length,
+    /// The constraint could not be held to.
+    Broken(String),
 }
 
 /// Counts and times of a choice.

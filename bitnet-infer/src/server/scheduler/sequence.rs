@@ -8,8 +8,8 @@ use bitnet_model::tokenizer::{TextStream, Tokenizer};
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 
-use super::{Event, Finish, Options, Scored, Usage};
-use crate::engine::{KvCache, Result, Sampler};
+use super::{Constraint, Event, Finish, Options, Scored, Usage};
+use crate::engine::{self, KvCache, Sampler};
 use crate::eval::score::TokenScore;
 use crate::generate::StopFilter;
 
@@ -33,6 +33,7 @@ pub struct Sequence<'a> {
     pub prompt_tokens: usize,
     pub cache: KvCache,
     pub sampler: Sampler,
+    pub constraint: Option<Constraint>,
     /// Scores of the prompt so far, if they are wanted.
     pub scores: Option<Vec<TokenScore>>,
     pub text: Text<'a>,
@@ -72,7 +73,7 @@ impl<'a> Sequence<'a> {
     ///
     /// # Errors
     /// If the tokenizer's decoder fails.
-    pub fn fork(&self, nth: usize, tokenizer: &'a Tokenizer) -> Result<Self> {
+    pub fn fork(&self, nth: usize, tokenizer: &'a Tokenizer) -> engine::Result<Self> {
         let mut config = self.ticket.options.sampler.clone();
         let choice = self.choice + nth;
         config.seed = config.seed.wrapping_add(choice as u64);
@@ -85,6 +86,7 @@ impl<'a> Sequence<'a> {
             prompt_tokens: self.prompt_tokens,
             cache: self.cache.clone(),
             sampler: Sampler::new(config)?.after_prompt(self.prompt_tokens),
+            constraint: self.constraint.clone(),
             scores: None,
             text: Text::new(tokenizer, &self.tokens, &self.ticket.options.stops)?,
             outbox: Outbox::default(),
@@ -97,17 +99,30 @@ impl<'a> Sequence<'a> {
         Ok(fork)
     }
 
+    /// Draws the next token; the error is why the constraint cannot be held to.
+    pub fn draw(&mut self, logits: &[f32]) -> Result<u32, String> {
+        let Some(constraint) = &mut self.constraint else { return Ok(self.sampler.sample(logits, &self.tokens)) };
+        let mut allowed = logits.to_vec();
+        constraint.mask(&mut allowed)?;
+        Ok(self.sampler.sample(&allowed, &self.tokens))
+    }
+
     /// Takes the next token: its text goes to the reader. Returns why the text has ended, if it has.
     ///
     /// # Errors
     /// If the tokenizer's decoder fails.
-    pub fn push(&mut self, token: u32, score: Option<TokenScore>, context: usize) -> Result<Option<Finish>> {
+    pub fn push(&mut self, token: u32, score: Option<TokenScore>, context: usize) -> engine::Result<Option<Finish>> {
         self.tokens.push(token);
         let options = Arc::clone(&self.ticket.options);
         let ends = options.end_tokens.contains(&token) && self.generated() > options.min_tokens;
         let (mut text, mut tokens) = self.text.push(token, score, ends)?;
+        let complete = self.constraint.as_mut().map(|constraint| constraint.push(token));
         let finish = if ends {
             Some(Finish::EndToken(token))
+        } else if let Some(Err(reason)) = complete {
+            Some(Finish::Broken(reason))
+        } else if complete == Some(Ok(true)) {
+            Some(Finish::Complete)
         } else if let Some(stop) = self.text.stopped() {
             Some(Finish::StopText(stop))
         } else if self.generated() >= options.max_tokens || self.tokens.len() >= context {
@@ -199,13 +214,13 @@ pub struct Text<'a> {
 }
 
 impl<'a> Text<'a> {
-    pub fn new(tokenizer: &'a Tokenizer, before: &[u32], stops: &[String]) -> Result<Self> {
+    pub fn new(tokenizer: &'a Tokenizer, before: &[u32], stops: &[String]) -> engine::Result<Self> {
         let stream = TextStream::new(tokenizer, before)?;
         Ok(Self { stream, stops: StopFilter::new(stops), decoded: 0, given: 0, held: VecDeque::new() })
     }
 
     /// The text that became certain, and the scored tokens that begin in it.
-    fn push(&mut self, token: u32, score: Option<TokenScore>, is_end: bool) -> Result<(String, Vec<Scored>)> {
+    fn push(&mut self, token: u32, score: Option<TokenScore>, is_end: bool) -> engine::Result<(String, Vec<Scored>)> {
         if let Some(score) = score {
             self.held.push_back(Scored { score, offset: self.decoded });
         }

@@ -122,6 +122,7 @@ impl<'a> Worker<'a> {
             prompt_tokens: tokens.len(),
             cache: self.empty_cache()?,
             sampler: Sampler::new(config)?.after_prompt(tokens.len()),
+            constraint: options.constraint.clone(),
             scores: options.prompt_logprobs.map(|_| Vec::new()),
             text: Text::new(self.tokenizer, &tokens, &options.stops)?,
             tokens,
@@ -364,7 +365,13 @@ impl<'a> Worker<'a> {
                 ended.push((place, Finish::Length));
                 continue;
             }
-            let token = sequence.sampler.sample(&next.logits, &sequence.tokens);
+            let token = match sequence.draw(&next.logits) {
+                Ok(token) => token,
+                Err(reason) => {
+                    ended.push((place, Finish::Broken(reason)));
+                    continue;
+                }
+            };
             let scored = options.logprobs.map(|top| score(&next.logits, token, top));
             let finish = sequence.push(token, scored, self.limits.context)?;
             sequence.forbid_ends();
@@ -399,11 +406,15 @@ impl<'a> Worker<'a> {
             self.prefix.keep(&sequence.tokens, &sequence.cache, true);
         }
         let reason = match finish {
-            Finish::EndToken(_) | Finish::StopText(_) => "stop",
+            Finish::EndToken(_) | Finish::StopText(_) | Finish::Complete => "stop",
             Finish::Length => "length",
+            Finish::Broken(_) => "error",
         };
         let usage = sequence.usage();
-        sequence.send(Event::End { choice: sequence.choice, finish, usage });
+        sequence.send(match finish {
+            Finish::Broken(reason) => Event::Failed(format!("the text cannot be held to its format: {reason}")),
+            finish => Event::End { choice: sequence.choice, finish, usage },
+        });
         self.shared.metrics.count_finished(reason);
         self.shared.active.fetch_sub(1, Ordering::Relaxed);
         if !sequence.outbox.is_empty() {
@@ -449,7 +460,8 @@ fn fail(ticket: &Ticket, outbox: &mut Outbox, message: &str) {
 
 /// What of the next logits the draw, and the scores that were asked for, depend on.
 fn wanted(sequence: &Sequence) -> Wanted {
-    if sequence.ticket.options.logprobs.is_some() { Wanted::All } else { sequence.sampler.wanted(&sequence.tokens) }
+    let all = sequence.ticket.options.logprobs.is_some() || sequence.constraint.is_some();
+    if all { Wanted::All } else { sequence.sampler.wanted(&sequence.tokens) }
 }
 
 /// Scores the tokens of the prompt that follow the positions from `start` on, whose states are `states_nh`.

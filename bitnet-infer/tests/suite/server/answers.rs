@@ -224,6 +224,42 @@ fn a_chat_is_a_completion_of_its_template() {
     assert_eq!(events.last().expect("some")["choices"][0]["finish_reason"], choice["finish_reason"]);
 }
 
+/// A model of random weights writes what it likes, but for a schema it must write what fits.
+#[test]
+fn a_schema_is_held_to() {
+    let server = Running::start(Setup::default());
+    let schema = json!({
+        "type": "object", "additionalProperties": false, "required": ["name", "age", "tags"],
+        "properties": {
+            "name": {"type": "string", "maxLength": 5},
+            "age": {"type": "integer", "minimum": 0, "maximum": 99},
+            "tags": {"type": "array", "maxItems": 3, "items": {"enum": ["red", "blue"]}},
+        },
+    });
+    let format = json!({"type": "json_schema", "json_schema": {"name": "person", "schema": schema}});
+    for seed in 0..10 {
+        let body = json!({"prompt": "A person:", "max_tokens": 200, "seed": seed, "temperature": 1.5, "n": 2, "response_format": format});
+        let answer = complete(server.address, &body);
+        for choice in answer["choices"].as_array().expect("choices") {
+            assert_eq!(choice["finish_reason"], "stop", "{choice}");
+            let text = choice["text"].as_str().expect("a text");
+            let person: Value = serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"));
+            assert_eq!(person.as_object().map(serde_json::Map::len), Some(3), "{text}");
+            assert!(person["name"].as_str().is_some_and(|name| name.chars().count() <= 5), "{text}");
+            assert!(person["age"].as_u64().is_some_and(|age| age < 100), "{text}");
+            let tags = person["tags"].as_array().expect("a list");
+            assert!(tags.len() <= 3 && tags.iter().all(|tag| tag == "red" || tag == "blue"), "{text}");
+        }
+    }
+    let body = json!({"messages": [{"role": "user", "content": "JSON!"}], "max_tokens": 900, "seed": 1, "response_format": {"type": "json_object"}});
+    let answer = post(server.address, "/v1/chat/completions", &body).json();
+    let text = answer["choices"][0]["message"]["content"].as_str().expect("a text");
+    assert!(text.starts_with('{'), "{text}");
+    if answer["choices"][0]["finish_reason"] == "stop" {
+        assert!(serde_json::from_str::<Value>(text).expect("JSON").is_object());
+    }
+}
+
 #[test]
 fn tokens_come_in_both_shapes() {
     let server = Running::start(Setup::default());

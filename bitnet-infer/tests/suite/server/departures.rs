@@ -55,6 +55,7 @@ fn options(max_tokens: usize) -> Options {
         sampler: SamplerConfig::default(),
         logprobs: Some(0),
         prompt_logprobs: None,
+        constraint: None,
     }
 }
 

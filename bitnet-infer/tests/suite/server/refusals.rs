@@ -43,7 +43,22 @@ fn what_is_wrong_with_a_request_is_named() {
         (json!({"prompt": "a", "logprobs": 21}), "from 0 to 20", Some("logprobs")),
         (json!({"prompt": "a", "stream_options": {"include_usage": true}}), "needs `stream`", Some("stream_options")),
         (json!({"prompt": "a", "suffix": "z"}), "is not supported", Some("suffix")),
-        (json!({"prompt": "a", "response_format": {"type": "json_object"}}), "json_object", Some("response_format")),
+        (json!({"prompt": "a", "response_format": {"type": "xml"}}), "asks for `xml`", Some("response_format")),
+        (
+            json!({"prompt": "a", "response_format": {"type": "json_schema"}}),
+            "has no `json_schema`",
+            Some("response_format"),
+        ),
+        (
+            json!({"prompt": "a", "response_format": {"type": "json_schema", "json_schema": {"schema": {"type": 5}}}}),
+            "cannot be held to",
+            Some("response_format"),
+        ),
+        (
+            json!({"prompt": "a", "min_tokens": 3, "response_format": {"type": "json_object"}}),
+            "exclude each other",
+            Some("min_tokens"),
+        ),
         (json!({"prompt": "a".repeat(1100)}), "context is 1024 tokens", None),
         (json!({"prompt": "a", "max_tokens": 1023}), "context is 1024 tokens", None),
         (json!({"prompt": "a", "max_tokens": u32::MAX}), "context is 1024 tokens", None),
