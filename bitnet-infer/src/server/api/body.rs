@@ -27,7 +27,7 @@ impl FromRequest<Arc<Server>> for Body {
         let too_large_after = async |rest: RequestBody| {
             // Whoever sends a body reads the answer behind it: a connection that is closed before would be an error to them.
             let drain = Limited::new(rest, limit.saturating_mul(DRAINED));
-            let _ = tokio::time::timeout(BODY_TIME, discard(drain)).await;
+            let _ = tokio::time::timeout(DRAIN_TIME, discard(drain)).await;
             too_large()
         };
         let declared = request.headers().get(axum::http::header::CONTENT_LENGTH);
@@ -57,6 +57,9 @@ async fn discard(body: Limited<RequestBody>) {
 
 /// Bodies of up to so many times the limit are read to their end before they are refused.
 const DRAINED: usize = 16;
+
+/// For so long.
+const DRAIN_TIME: Duration = Duration::from_secs(5);
 
 /// In which a body must arrive.
 const BODY_TIME: Duration = Duration::from_secs(30);

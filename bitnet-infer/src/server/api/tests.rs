@@ -25,7 +25,10 @@ fn the_description_has_every_field_and_every_route() {
         }
     }
     // Names that stand in lists or constants.
-    asked.extend(["max_tokens", "max_completion_tokens", "content", "prompt", "logit_bias", "response_format"].map(str::to_owned));
+    asked.extend(
+        ["max_tokens", "max_completion_tokens", "content", "prompt", "logit_bias", "response_format"]
+            .map(str::to_owned),
+    );
     asked.sort();
     asked.dedup();
     let openapi = openapi();

@@ -124,6 +124,8 @@ fn a_body_in_pieces_is_bounded_too() {
             break;
         }
     }
+    // As above.
+    let _ = stream.write_all(b"0\r\n\r\n");
     check(&receive(stream), 413, "larger than", None);
 }
 
