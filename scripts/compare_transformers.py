@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Compares model folders here and in transformers: logits of windows of a text, and greedy tokens of a prompt.
+"""Compares model folders here and in transformers: logits of windows of a text, and greedy tokens of a prompt. Where tokens part,
+it says how far the two best are apart there, and how far the two programs' logits are: a choice closer than that is no
+disagreement about the model.
 
 Needs torch and transformers.
 
@@ -14,6 +16,16 @@ import tempfile
 import numpy
 import torch
 import transformers
+
+
+def our_logits(program, folder, text, context, vocabulary):
+    """Logits of the windows of a text, `[windows, context, vocabulary]`."""
+    with tempfile.TemporaryDirectory() as scratch:
+        text_file, logits_file = os.path.join(scratch, "text"), os.path.join(scratch, "logits")
+        with open(text_file, "w", encoding="utf-8") as file:
+            file.write(text)
+        subprocess.check_output([program, "perplexity", folder, text_file, "--context", str(context), "--logits", logits_file])
+        return numpy.fromfile(logits_file, dtype="<f4").reshape(-1, context, vocabulary)
 
 
 def main():
@@ -37,14 +49,7 @@ def main():
         tokens = tokenizer(cut, add_special_tokens=False)["input_ids"]
         model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         model.eval()
-        with tempfile.TemporaryDirectory() as scratch:
-            text_file, logits_file = os.path.join(scratch, "text"), os.path.join(scratch, "logits")
-            with open(text_file, "w", encoding="utf-8") as file:
-                file.write(cut)
-            subprocess.check_output([args.bitnet_infer, "perplexity", folder, text_file, "--context", str(args.context),
-                                     "--logits", logits_file])
-            ours = numpy.fromfile(logits_file, dtype="<f4")
-        ours = ours.reshape(-1, args.context, model.config.vocab_size)
+        ours = our_logits(args.bitnet_infer, folder, cut, args.context, model.config.vocab_size)
         windows = torch.tensor(tokens[:len(ours) * args.context]).reshape(len(ours), args.context)
         theirs = model(windows).logits.numpy()
         deviation = theirs.std()
@@ -61,6 +66,17 @@ def main():
             [args.bitnet_infer, "generate", folder, args.prompt, "--temperature", "0", "-n", str(args.tokens), "--json"]))
         same = next((i for i, (a, b) in enumerate(zip(new, found["tokens"])) if a != b), min(len(new), len(found["tokens"])))
         print(f"  {args.prompt!r}: the first {same} of {len(new)} greedy tokens equal")
+        if same < len(new):
+            seen = given + new[:same]
+            rows = model(torch.tensor([seen])).logits.numpy()[0]
+            text = tokenizer.decode(seen + new[same:same + 1])
+            mine = our_logits(args.bitnet_infer, folder, text, len(seen), model.config.vocab_size)
+            if bos or mine.shape[:2] != (1, len(seen)):
+                print("  (the text does not come back from its tokens: no closer look)")
+                continue
+            best = numpy.sort(rows[-1])[-2:]
+            print(f"  at the next one the two best are {(best[1] - best[0]) / deviation:.2e} apart there, and its logits differ by up to "
+                  f"{numpy.abs(rows[-1] - mine[0, -1]).max() / deviation:.2e} here, both over the logits' deviation")
 
 
 if __name__ == "__main__":
