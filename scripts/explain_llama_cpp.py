@@ -54,7 +54,8 @@ def compare(program, path, prompts, count):
         same = next((i for i, (a, b) in enumerate(zip(ids, found)) if a != b), min(len(ids), len(found)))
         print(f"  {prompt!r}: the first {same} of {len(ids)} greedy tokens equal")
         last = min(same, len(ids) - 1)
-        text = prompt + "".join(step["token"] for step in steps[:last + 1])
+        # One more token ends the last window: an end token has no text.
+        text = prompt + "".join(step["token"] for step in steps[:last]) + (steps[last]["token"] or " .")
         ours = log_probabilities(program, path, text, prompt_tokens + last)
         apart = [abs(best["logprob"] - ours[prompt_tokens - 1 + i, best["id"]])
                  for i in range(last + 1) for best in steps[i]["top_logprobs"]]

@@ -7,7 +7,7 @@ use std::path::Path;
 use bitnet_model::config::Storage;
 use bitnet_model::files::gguf::encode_row;
 use bitnet_model::files::hugging_face::{
-    CHAT_TEMPLATE_FILE, CONFIG_FILE, GENERATION_FILE, SPECIAL_TOKENS_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE,
+    self, CHAT_TEMPLATE_FILE, CONFIG_FILE, GENERATION_FILE, SPECIAL_TOKENS_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE,
     WEIGHTS_FILE, check_replaceable, generation_config, tensor_type,
 };
 use bitnet_model::files::source::{TableBytes, TableView};
@@ -296,15 +296,10 @@ fn notes(job: &Job) -> Vec<String> {
 /// The `config.json`, with the type that most floats have.
 fn config_json(job: &Job, types: &Types) -> Result<String> {
     let fail = |e: serde_json::Error| Error::Input(e.to_string());
-    let mut json: serde_json::Value = serde_json::from_str(&job.config.to_json()).map_err(fail)?;
+    let text = hugging_face::config_json(job.config, types.norms);
+    let mut json: serde_json::Value = serde_json::from_str(&text).map_err(fail)?;
     // The token that begins a text keeps its name where the tokenizer does not add it: `tokenizer_config.json` says which.
     json["bos_token_id"] = job.config.bos_token_id.or(job.files.added_tokens()?.bos).into();
-    json["torch_dtype"] = match types.norms {
-        FloatType::F32 => "float32",
-        FloatType::F16 => "float16",
-        FloatType::Bf16 => "bfloat16",
-    }
-    .into();
     Ok(serde_json::to_string_pretty(&json).map_err(fail)? + "\n")
 }
 

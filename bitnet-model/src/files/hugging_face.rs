@@ -332,7 +332,7 @@ pub fn write(path: &Path, parts: &ModelParts) -> Result<()> {
     let tensors = tensor_list(parts).map_err(|reason| Error::format(&path.display().to_string(), reason))?;
     super::write_folder_atomic(path, |folder| {
         tensors::write(&folder.join(WEIGHTS_FILE), &tensors, ("format", "pt".into()))?;
-        super::write_synced(&folder.join(CONFIG_FILE), parts.config.to_json().as_bytes())?;
+        super::write_synced(&folder.join(CONFIG_FILE), config_json(parts.config, norm_type(parts)).as_bytes())?;
         super::write_synced(&folder.join(GENERATION_FILE), generation_config(parts.config).as_bytes())?;
         match &parts.tokenizer_json {
             Some(json) => {
@@ -432,6 +432,19 @@ pub fn tensor_type(layout: Layout) -> Dtype {
         Layout::TwoBit | Layout::Base3 | Layout::OneBit | Layout::Int4 => Dtype::U8,
         Layout::Int8 => Dtype::I8,
     }
+}
+
+/// The `config.json` of a model whose floats are of this type: `transformers` computes in the type that it names, and in no other
+/// where a model is quantized.
+pub fn config_json(config: &ModelConfig, floats: FloatType) -> String {
+    let mut json: serde_json::Value = serde_json::from_str(&config.to_json()).expect("own output");
+    json["torch_dtype"] = match floats {
+        FloatType::F32 => "float32",
+        FloatType::F16 => "float16",
+        FloatType::Bf16 => "bfloat16",
+    }
+    .into();
+    serde_json::to_string_pretty(&json).expect("a JSON value always prints") + "\n"
 }
 
 /// The `generation_config.json` of a model.
