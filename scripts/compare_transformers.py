@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compares model folders here and in transformers: logits of windows of a text, and greedy tokens of prompts. Where tokens part,
 it says how far the two best are apart there, and how far the two programs' logits are: a choice closer than that is no
-disagreement about the model. A folder is run in the type that it names: half precision in transformers is coarser than here.
+disagreement about the model. A quantized folder is run in the type of its floats: half precision there is coarser than here.
 
 Needs torch, transformers and accelerate.
 
@@ -47,7 +47,9 @@ def main():
         # One token more than the windows read: the last one's successor.
         cut = tokenizer.decode(tokens[:args.context * args.windows + 1])
         tokens = tokenizer(cut, add_special_tokens=False)["input_ids"]
-        model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+        # A quantized model runs in the type of its file alone.
+        quantized = hasattr(transformers.AutoConfig.from_pretrained(folder), "quantization_config")
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto" if quantized else torch.float32)
         model.eval()
         ours = our_logits(args.bitnet_infer, folder, cut, args.context, model.config.vocab_size)
         windows = torch.tensor(tokens[:len(ours) * args.context]).reshape(len(ours), args.context)
