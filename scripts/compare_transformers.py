@@ -72,8 +72,8 @@ def main():
             if same < len(new):
                 seen = given + new[:same]
                 rows = model(torch.tensor([seen])).logits.float().numpy()[0]
-                text = tokenizer.decode(seen + new[same:same + 1])
-                mine = our_logits(args.bitnet_infer, folder, text, len(seen), model.config.vocab_size)
+                until = tokenizer.decode(seen + new[same:same + 1])
+                mine = our_logits(args.bitnet_infer, folder, until, len(seen), model.config.vocab_size)
                 if bos or mine.shape[:2] != (1, len(seen)):
                     print("  (the text does not come back from its tokens: no closer look)")
                     continue
