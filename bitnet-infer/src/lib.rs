@@ -3,6 +3,7 @@
 //! [`engine::open`] turns a model folder into an [`engine::Model`], whose one forward pass serves prefill and decode;
 //! [`generate`] puts text around it, [`eval`] measures it. Weights stay packed: [`kernels`] multiply codes by codes.
 
+pub mod chat;
 pub mod convert;
 pub mod engine;
 pub mod eval;
@@ -10,3 +11,4 @@ pub mod generate;
 pub mod hub;
 pub mod kernels;
 pub mod linear;
+pub mod server;

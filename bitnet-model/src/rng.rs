@@ -23,6 +23,8 @@ pub enum Stream {
     Stories = 5,
     /// Random weights and inputs of benchmarks.
     Bench = 6,
+    /// Seeds and names of a server's requests.
+    Serving = 7,
 }
 
 /// The generator for `stream` under `seed`, at its first position.

@@ -1,5 +1,6 @@
 //! Text to token ids and back: the `tokenizers` crate behind one small type.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::config::ModelConfig;
@@ -11,6 +12,26 @@ use crate::files;
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     origin: String,
+    spelling: Spelling,
+    /// Added tokens by id: they are spelled as the text they stand for.
+    added: BTreeMap<u32, AddedToken>,
+}
+
+#[derive(Clone)]
+struct AddedToken {
+    text: String,
+    special: bool,
+}
+
+/// How the spelling of a token says which bytes it stands for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Spelling {
+    /// A character for each byte, as GPT-2 has them.
+    ByteLevel,
+    /// Text with U+2581 for a space, and `<0x0A>` for a byte.
+    SentencePiece,
+    /// The text itself.
+    Plain,
 }
 
 impl Tokenizer {
@@ -32,7 +53,15 @@ impl Tokenizer {
         // A file may ask for cut or filled-up texts, which would silently lose tokens here.
         inner.with_truncation(None).map_err(fail)?;
         inner.with_padding(None);
-        Ok(Self { inner, origin: origin.into() })
+        let decoder = inner.get_decoder().and_then(|decoder| serde_json::to_string(decoder).ok()).unwrap_or_default();
+        let spelling = match () {
+            () if decoder.contains("\"ByteLevel\"") => Spelling::ByteLevel,
+            () if decoder.contains("\"ByteFallback\"") || decoder.contains(SPACE) => Spelling::SentencePiece,
+            () => Spelling::Plain,
+        };
+        let added = inner.get_added_tokens_decoder().into_iter();
+        let added = added.map(|(id, token)| (id, AddedToken { text: token.content, special: token.special })).collect();
+        Ok(Self { inner, origin: origin.into(), spelling, added })
     }
 
     /// Entries of the vocabulary, added tokens included: one more than the largest id, for some files leave gaps.
@@ -71,9 +100,48 @@ impl Tokenizer {
     /// # Errors
     /// If the tokenizer's decoder fails.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.decoded(ids, true)
+    }
+
+    /// As [`Tokenizer::decode`], special tokens as they are spelled.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::decode`].
+    pub fn decode_with_special(&self, ids: &[u32]) -> Result<String> {
+        self.decoded(ids, false)
+    }
+
+    fn decoded(&self, ids: &[u32], skip_special: bool) -> Result<String> {
         self.inner
-            .decode(ids, true)
+            .decode(ids, skip_special)
             .map_err(|e| Error::Tokenizer { origin: self.origin.clone(), reason: format!("cannot decode: {e}") })
+    }
+
+    /// The special tokens: what a text from outside must not be able to write.
+    pub fn special_tokens(&self) -> impl Iterator<Item = (u32, &str)> {
+        self.added.iter().filter(|(_, token)| token.special).map(|(&id, token)| (id, token.text.as_str()))
+    }
+
+    /// The bytes that a token stands for, which need not be whole characters; none for an id that is no token.
+    pub fn bytes_of(&self, id: u32) -> Vec<u8> {
+        if let Some(token) = self.added.get(&id) {
+            return token.text.clone().into_bytes();
+        }
+        let Some(spelled) = self.text_of(id) else { return Vec::new() };
+        match self.spelling {
+            Spelling::Plain => spelled.into_bytes(),
+            Spelling::SentencePiece => {
+                let hex = spelled.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
+                match hex.filter(|hex| hex.len() == 2).and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+                    Some(byte) => vec![byte],
+                    None => spelled.replace(SPACE, " ").into_bytes(),
+                }
+            }
+            Spelling::ByteLevel => {
+                let bytes = spelled.chars().map(byte_of).collect::<Option<Vec<u8>>>();
+                bytes.unwrap_or_else(|| spelled.into_bytes())
+            }
+        }
     }
 
     /// The spelling of a token.
@@ -86,6 +154,18 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 }
+
+/// The byte that GPT-2 spells as `letter`: printable ones as themselves, the others in order from U+0100 on.
+fn byte_of(letter: char) -> Option<u8> {
+    let printable = |byte: u8| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+    match u32::from(letter) {
+        code @ 0..=0xff => u8::try_from(code).ok().filter(|&byte| printable(byte)),
+        code => (0..=255u8).filter(|&byte| !printable(byte)).nth(code as usize - 0x100),
+    }
+}
+
+/// SentencePiece's space.
+const SPACE: char = '\u{2581}';
 
 /// Turns a growing list of ids into text piece by piece, holding back what may still change.
 ///

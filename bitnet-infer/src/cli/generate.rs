@@ -121,6 +121,7 @@ impl Args {
     fn options(&self) -> GenerateOptions {
         GenerateOptions {
             max_new_tokens: self.max_tokens,
+            end_tokens: Vec::new(),
             stop: self.stop.clone(),
             context: self.context,
             sampler: SamplerConfig {
@@ -131,6 +132,7 @@ impl Args {
                 repeat_penalty: self.repeat_penalty,
                 repeat_window: self.repeat_window,
                 seed: self.seed,
+                ..SamplerConfig::default()
             },
             kv: self.kv,
             prompt_cache: self.prompt_cache.clone(),

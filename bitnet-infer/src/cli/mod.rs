@@ -1,12 +1,15 @@
 //! The command line: one file per command.
 
 mod bench;
+mod chat;
 mod convert;
 mod generate;
 mod inspect;
 mod kernels;
 mod output;
 mod perplexity;
+mod score;
+mod serve;
 
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
@@ -55,11 +58,14 @@ struct Global {
 #[derive(Subcommand)]
 enum Command {
     Generate(generate::Args),
+    Chat(chat::Args),
     Perplexity(perplexity::Args),
+    Score(score::Args),
     Convert(convert::Args),
     Inspect(inspect::Args),
     Bench(bench::Args),
     Kernels(kernels::Args),
+    Serve(Box<serve::Args>),
 }
 
 const EXAMPLES: &str = "Examples:
@@ -67,6 +73,8 @@ const EXAMPLES: &str = "Examples:
   bitnet-infer perplexity model text.txt --context 512
   bitnet-infer inspect model.gguf --tensors
   bitnet-infer convert model model.gguf --to gguf-tq2
+  bitnet-infer serve model --port 8080
+  bitnet-infer chat model
   bitnet-infer bench --shape 125m
   BITNET_KERNEL=scalar bitnet-infer generate model --temperature 0 < prompt.txt";
 
@@ -92,11 +100,14 @@ fn run(cli: Cli) -> Result<()> {
     }
     match cli.command {
         Command::Generate(args) => generate::run(&args, cli.global.opening()?),
+        Command::Chat(args) => chat::run(&args, cli.global.opening()?),
+        Command::Score(args) => score::run(&args, cli.global.opening()?),
         Command::Perplexity(args) => perplexity::run(&args, cli.global.opening()?),
         Command::Convert(args) => convert::run(&args, cli.global.opening()?),
         Command::Inspect(args) => inspect::run(&args, cli.global.opening()?),
         Command::Bench(args) => bench::run(&args, cli.global.opening()?),
         Command::Kernels(args) => kernels::run(&args, cli.global.kernel()?),
+        Command::Serve(args) => serve::run(&args, cli.global.opening()?),
     }
 }
 

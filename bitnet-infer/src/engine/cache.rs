@@ -1,5 +1,6 @@
 //! The keys and values of the tokens a sequence has seen.
 
+mod page;
 mod store;
 
 use std::fmt;
@@ -9,7 +10,8 @@ use bitnet_model::ModelConfig;
 
 use super::error::{Error, Result};
 use super::kernels::{BLOCK, KeyBlock, Vectors};
-use store::{Order, Store};
+
+pub use page::{PAGE_TOKENS, Page, PageCount};
 
 /// What keys and values are kept as.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -55,24 +57,27 @@ impl FromStr for KvType {
     }
 }
 
-/// The key-value cache of one sequence, grown block by block as the sequence does.
+/// The key-value cache of one sequence, grown page by page as the sequence does.
 ///
-/// Invariant: every layer has enough blocks for `len` positions, and `len <= capacity`.
+/// A clone shares its pages: one is copied when either of the two writes to it.
+///
+/// Invariant: there are enough pages for `len` positions, and `len <= capacity`.
 #[derive(Clone, Debug)]
 pub struct KvCache {
-    layers: Vec<Vec<Block>>,
-    kv_type: KvType,
-    kv_heads: usize,
-    head_dim: usize,
+    pages: Vec<Page>,
+    shape: Shape,
     capacity: usize,
     len: usize,
+    count: PageCount,
 }
 
-/// Keys (rotated) and values of one layer at [`BLOCK`] positions.
-#[derive(Clone, Debug)]
-struct Block {
-    keys: Store,
-    values: Store,
+/// What decides whether keys and values fit a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shape {
+    layers: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    kv_type: KvType,
 }
 
 /// Room for a block of one head as f32; nothing if it is stored as that.
@@ -102,14 +107,19 @@ impl KvCache {
                 "a context of {capacity} tokens is not possible: this model's is 1 to {longest}"
             )));
         }
-        Ok(Self {
-            layers: vec![Vec::new(); config.num_hidden_layers],
-            kv_type,
+        let shape = Shape {
+            layers: config.num_hidden_layers,
             kv_heads: config.num_key_value_heads,
             head_dim: config.head_dim,
-            capacity,
-            len: 0,
-        })
+            kv_type,
+        };
+        Ok(Self { pages: Vec::new(), shape, capacity, len: 0, count: PageCount::default() })
+    }
+
+    /// The same cache, whose pages from now on are counted by `count` (so is the copy of a page that others see too).
+    pub fn counted_by(mut self, count: &PageCount) -> Self {
+        self.count = count.clone();
+        self
     }
 
     /// Tokens in the cache: the position of the next one.
@@ -129,18 +139,50 @@ impl KvCache {
 
     /// What keys and values are kept as.
     pub fn kv_type(&self) -> KvType {
-        self.kv_type
+        self.shape.kv_type
     }
 
-    /// Bytes allocated now.
+    /// Bytes allocated now, those of pages that others see too included.
     pub fn byte_count(&self) -> usize {
-        let blocks = self.layers.iter().flatten();
-        blocks.map(|block| block.keys.byte_count() + block.values.byte_count()).sum()
+        self.pages.iter().map(Page::byte_count).sum()
+    }
+
+    /// Bytes of one page.
+    pub fn page_bytes(&self) -> usize {
+        self.shape.page_bytes()
     }
 
     /// Bytes that one position takes in all layers.
     pub fn bytes_per_token(&self) -> usize {
-        self.position_bytes() * self.layers.len()
+        self.position_bytes() * self.shape.layers
+    }
+
+    /// The pages that hold the tokens, the last of them perhaps not full.
+    pub fn pages(&self) -> &[Page] {
+        &self.pages[..self.len.div_ceil(PAGE_TOKENS)]
+    }
+
+    /// Takes the first `tokens` positions of `page`, which another sequence has computed for the same tokens behind the same
+    /// tokens, as its own next ones.
+    ///
+    /// # Panics
+    /// If the cache does not end at the end of a page, `page` is of a model of another shape or another type, or the tokens
+    /// are more than a page holds or than fit.
+    pub fn share(&mut self, page: &Page, tokens: usize) {
+        assert!(self.len.is_multiple_of(PAGE_TOKENS), "{} tokens end within a page", self.len);
+        assert!(page.shape() == self.shape, "a page of another shape");
+        assert!(tokens <= PAGE_TOKENS && tokens <= self.capacity - self.len, "{tokens} tokens do not fit");
+        self.pages.truncate(self.len / PAGE_TOKENS);
+        self.pages.push(page.clone());
+        self.len += tokens;
+    }
+
+    /// Pages that writing `more` tokens will make, copies of shared ones included.
+    pub fn pages_to_make(&self, more: usize) -> usize {
+        let last_is_shared = more > 0
+            && !self.len.is_multiple_of(PAGE_TOKENS)
+            && self.pages.get(self.len / PAGE_TOKENS).is_some_and(Page::is_shared);
+        (self.len + more).div_ceil(PAGE_TOKENS).saturating_sub(self.pages.len()) + usize::from(last_is_shared)
     }
 
     /// Forgets all tokens but the first `len`; keeps the memory. Does nothing if there are no more than that.
@@ -163,20 +205,20 @@ impl KvCache {
 
     /// Whether the cache was made for a model of this shape.
     pub(super) fn fits(&self, config: &ModelConfig) -> bool {
-        (self.layers.len(), self.kv_heads, self.head_dim)
-            == (config.num_hidden_layers, config.num_key_value_heads, config.head_dim)
+        let Shape { layers, kv_heads, head_dim, .. } = self.shape;
+        (layers, kv_heads, head_dim) == (config.num_hidden_layers, config.num_key_value_heads, config.head_dim)
     }
 
     /// Writes keys and values `[tokens, kv_heads * head_dim]` of `layer` behind the tokens counted so far, without
     /// counting them: that is [`KvCache::advance`], once every layer has been written.
     pub(super) fn write(&mut self, layer: usize, keys_tk: &[f32], values_tk: &[f32]) {
-        let width = self.kv_heads * self.head_dim;
+        let width = self.shape.kv_heads * self.shape.head_dim;
         let mut done = 0;
         while done < keys_tk.len() / width {
-            let (block, slot) = ((self.len + done) / BLOCK, (self.len + done) % BLOCK);
+            let (page, slot) = ((self.len + done) / BLOCK, (self.len + done) % BLOCK);
             let tokens = (BLOCK - slot).min(keys_tk.len() / width - done);
             let rows = done * width..(done + tokens) * width;
-            let block = self.block_mut(layer, block);
+            let block = self.page_mut(page).layer_mut(layer);
             block.keys.write(slot, &keys_tk[rows.clone()]);
             block.values.write(slot, &values_tk[rows]);
             done += tokens;
@@ -196,46 +238,45 @@ impl KvCache {
         vectors: Vectors,
         scratch: &'a mut Scratch,
     ) -> KeyBlock<'a> {
-        let Block { keys, values } = &self.layers[layer][index];
+        let block = self.pages[index].layer(layer);
         KeyBlock {
-            keys: keys.head(head, vectors, &mut scratch.keys),
-            values: values.head(head, vectors, &mut scratch.values),
+            keys: block.keys.head(head, vectors, &mut scratch.keys),
+            values: block.values.head(head, vectors, &mut scratch.values),
             start: index * BLOCK,
         }
     }
 
     /// All stored numbers of position `position` of `layer`, as they are written to a file.
     pub(super) fn append_position(&self, layer: usize, position: usize, bytes: &mut Vec<u8>) {
-        let Block { keys, values } = &self.layers[layer][position / BLOCK];
-        keys.append_slot(position % BLOCK, bytes);
-        values.append_slot(position % BLOCK, bytes);
+        let block = self.pages[position / BLOCK].layer(layer);
+        block.keys.append_slot(position % BLOCK, bytes);
+        block.values.append_slot(position % BLOCK, bytes);
     }
 
     /// Puts back what [`KvCache::append_position`] has given out, `bytes` being [`KvCache::position_bytes`] long. The position
     /// is one before those that [`KvCache::advance`] will count.
     pub(super) fn restore_position(&mut self, layer: usize, position: usize, bytes: &[u8]) {
-        let Block { keys, values } = self.block_mut(layer, position / BLOCK);
+        let block = self.page_mut(position / BLOCK).layer_mut(layer);
         let (key_bytes, value_bytes) = bytes.split_at(bytes.len() / 2);
-        keys.restore_slot(position % BLOCK, key_bytes);
-        values.restore_slot(position % BLOCK, value_bytes);
+        block.keys.restore_slot(position % BLOCK, key_bytes);
+        block.values.restore_slot(position % BLOCK, value_bytes);
     }
 
     /// Bytes of one position of one layer in a file.
     pub(super) fn position_bytes(&self) -> usize {
-        let head = match self.kv_type {
-            KvType::F32 => 4 * self.head_dim,
-            KvType::F16 => 2 * self.head_dim,
-            KvType::Int8 => size_of::<f32>() + self.head_dim,
+        let Shape { kv_heads, head_dim, kv_type, .. } = self.shape;
+        let head = match kv_type {
+            KvType::F32 => 4 * head_dim,
+            KvType::F16 => 2 * head_dim,
+            KvType::Int8 => size_of::<f32>() + head_dim,
         };
-        2 * self.kv_heads * head
+        2 * kv_heads * head
     }
 
-    fn block_mut(&mut self, layer: usize, index: usize) -> &mut Block {
-        let blocks = &mut self.layers[layer];
-        while blocks.len() <= index {
-            let store = |order| Store::new(self.kv_type, order, self.kv_heads, self.head_dim);
-            blocks.push(Block { keys: store(Order::Columns), values: store(Order::Rows) });
+    fn page_mut(&mut self, index: usize) -> &mut Page {
+        while self.pages.len() <= index {
+            self.pages.push(Page::new(self.shape, &self.count));
         }
-        &mut blocks[index]
+        &mut self.pages[index]
     }
 }

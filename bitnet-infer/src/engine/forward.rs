@@ -46,26 +46,14 @@ struct Segment {
     wanted: usize,
 }
 
-/// The tokens of each sequence whose hidden states are wanted.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Wants {
-    All,
-    Last,
-    None,
-}
-
 impl Model {
     /// Runs `tokens` behind what is in `cache`.
     ///
     /// # Errors
     /// If a token is not below the vocabulary size or the cache is too small. The cache is then as it was.
     pub fn forward(&self, tokens: &[u32], cache: &mut KvCache, logits: LogitsFor) -> Result<Vec<f32>> {
-        let wants = match logits {
-            LogitsFor::None => Wants::None,
-            LogitsFor::All => Wants::All,
-            LogitsFor::Last => Wants::Last,
-        };
-        Ok(self.logits(&self.run(&mut [Sequence { tokens, cache }], wants, &mut Profile::default())?))
+        let batch = &mut [Sequence { tokens, cache }];
+        Ok(self.logits(&self.states_for(batch, &[logits], &mut Profile::default())?))
     }
 
     /// Runs a batch of sequences, each behind its own cache, and returns what the head takes: the normed hidden states of
@@ -74,7 +62,8 @@ impl Model {
     /// # Errors
     /// As [`Model::forward`]; no cache is then changed.
     pub fn hidden_states(&self, batch: &mut [Sequence]) -> Result<Vec<f32>> {
-        self.run(batch, Wants::All, &mut Profile::default())
+        let all = vec![LogitsFor::All; batch.len()];
+        self.states_for(batch, &all, &mut Profile::default())
     }
 
     /// As [`Model::hidden_states`], of the last token of each sequence alone (of those that bring tokens), `[sequences, h]`,
@@ -83,14 +72,23 @@ impl Model {
     /// # Errors
     /// As [`Model::hidden_states`].
     pub fn last_states(&self, batch: &mut [Sequence], profile: &mut Profile) -> Result<Vec<f32>> {
-        self.run(batch, Wants::Last, profile)
+        let last = vec![LogitsFor::Last; batch.len()];
+        self.states_for(batch, &last, profile)
     }
 
-    fn run(&self, batch: &mut [Sequence], wants: Wants, profile: &mut Profile) -> Result<Vec<f32>> {
+    /// As [`Model::hidden_states`], of the tokens of each sequence that `wanted` says for it.
+    ///
+    /// # Errors
+    /// As [`Model::hidden_states`].
+    ///
+    /// # Panics
+    /// If `wanted` is not as long as the batch.
+    pub fn states_for(&self, batch: &mut [Sequence], wanted: &[LogitsFor], profile: &mut Profile) -> Result<Vec<f32>> {
+        assert_eq!(wanted.len(), batch.len(), "one for each sequence");
         for sequence in batch.iter() {
             self.check(sequence)?;
         }
-        let steps = plan(batch, wants);
+        let steps = plan(batch, wanted);
         let wanted = |segments: &[Segment]| segments.iter().map(|segment| segment.wanted).sum::<usize>();
         let rows: usize = steps.iter().map(|segments| wanted(segments)).sum();
         let mut hidden_th = vec![0f32; rows * self.config.hidden_size];
@@ -124,8 +122,16 @@ impl Model {
     /// # Panics
     /// If `hidden_h` is not one state.
     pub fn next_logits(&self, hidden_h: &[f32], wanted: &Wanted) -> NextLogits {
-        assert_eq!(hidden_h.len(), self.config.hidden_size, "one hidden state");
-        team::engaged(|| self.head.next(hidden_h, wanted))
+        self.next_logits_of(hidden_h, std::slice::from_ref(wanted)).pop().expect("one for one state")
+    }
+
+    /// The same of several states `[n, h]`, which go through the head together; what each gives does not depend on the others.
+    ///
+    /// # Panics
+    /// If there are not as many states as `wanted`.
+    pub fn next_logits_of(&self, hidden_nh: &[f32], wanted: &[Wanted]) -> Vec<NextLogits> {
+        assert_eq!(hidden_nh.len(), self.config.hidden_size * wanted.len(), "one hidden state for each");
+        team::engaged(|| self.head.next(hidden_nh, wanted))
     }
 
     fn check(&self, sequence: &Sequence) -> Result<()> {
@@ -311,9 +317,10 @@ fn keep_wanted(segments: &[Segment], asked: Vec<Asked>, matrices: [(&mut Vec<f32
 }
 
 /// Cuts a batch into steps of at most [`MAX_ROWS`] rows, in order.
-fn plan(batch: &[Sequence], wants: Wants) -> Vec<Vec<Segment>> {
+fn plan(batch: &[Sequence], wanted: &[LogitsFor]) -> Vec<Vec<Segment>> {
     let (mut steps, mut rows) = (vec![Vec::new()], 0);
-    for (sequence, tokens) in batch.iter().map(|sequence| sequence.tokens.len()).enumerate() {
+    let lengths = batch.iter().map(|sequence| sequence.tokens.len());
+    for (sequence, (tokens, wants)) in lengths.zip(wanted).enumerate() {
         let mut done = 0;
         while done < tokens {
             if rows == MAX_ROWS {
@@ -322,9 +329,9 @@ fn plan(batch: &[Sequence], wants: Wants) -> Vec<Vec<Segment>> {
             }
             let take = (tokens - done).min(MAX_ROWS - rows);
             let wanted = match wants {
-                Wants::All => take,
-                Wants::Last => usize::from(done + take == tokens),
-                Wants::None => 0,
+                LogitsFor::All => take,
+                LogitsFor::Last => usize::from(done + take == tokens),
+                LogitsFor::None => 0,
             };
             let segment = Segment { sequence, tokens: done..done + take, first_row: rows, wanted };
             steps.last_mut().expect("never empty").push(segment);

@@ -78,6 +78,23 @@ pub(super) struct Head {
     form: Form,
 }
 
+/// What a state is screened with; the names are those of the proof at [`Head::next`].
+struct Screening<'a> {
+    x: &'a [f32],
+    count: usize,
+    also: &'a [u32],
+    by_residual: f64,
+    by_norm: f64,
+    least: f64,
+}
+
+impl Screening<'_> {
+    /// How far the logit of the codes may be from that of the stored row.
+    fn bound(&self, error: &RowError) -> f64 {
+        f64::from(error.residual) * self.by_residual + f64::from(error.norm) * self.by_norm + self.least
+    }
+}
+
 enum Form {
     Stored,
     Int8(Coded),
@@ -157,7 +174,7 @@ impl Head {
         }
     }
 
-    /// The logits of one hidden state `[h]` that are wanted, see [`NextLogits`].
+    /// The logits of hidden states `[n, h]` that are wanted, see [`NextLogits`]; each as if it were alone.
     ///
     /// The screen. Let `w` be a stored row, `w'` its coded form, `x` the hidden state, `x'` its coded form, `L` the logit as the
     /// stored head's kernel computes it and `L'` that of the codes. With norms and inner products in exact arithmetic,
@@ -179,56 +196,94 @@ impl Head {
     /// the `count`-th largest `L` is at least `T`, and every row whose `L` is not below it (ties included) has
     /// `L' + e >= L >= T`. The rows with `L' + e >= T` are computed with the stored head's own kernel, whose sum for a row
     /// depends on neither the other rows nor on how many tokens there are.
-    pub fn next(&self, x_h: &[f32], wanted: &Wanted) -> NextLogits {
-        let rows = self.table.rows();
-        let all = |rescored| {
-            let mut logits = vec![0f32; rows];
-            self.forward(x_h, &mut logits);
-            NextLogits { logits, rescored }
-        };
-        let (Form::Exact { screen, errors, largest_norm }, Wanted::Largest { count, also }) = (&self.form, wanted)
-        else {
-            return all(None);
-        };
-        let planes = Planes::new(x_h);
-        let [norm, coded_norm, lost] = planes.norms(x_h);
-        let u = f64::from(f32::EPSILON) / 2.0;
-        let m = (self.stride() + 8) as f64;
-        // Neither these sums of f32 nor those of the codes can overflow below this.
-        let reach = largest_norm * (norm + coded_norm + 65536.0 * m);
-        if *count == 0 || *count >= rows || !norm.is_finite() || reach > f64::from(f32::MAX) / 16.0 {
-            return all(Some(rows));
+    ///
+    /// # Panics
+    /// If there are not as many states as `wanted`.
+    pub fn next(&self, x_nh: &[f32], wanted: &[Wanted]) -> Vec<NextLogits> {
+        let (rows, cols) = (self.table.rows(), self.table.cols());
+        assert_eq!(x_nh.len(), wanted.len() * cols, "a state for each");
+        let is_exact = matches!(self.form, Form::Exact { .. });
+        let mut chosen = self.screened(x_nh, wanted);
+        let open: Vec<usize> = (0..wanted.len()).filter(|&i| chosen[i].is_none()).collect();
+        let x: Vec<f32> = open.iter().flat_map(|&i| &x_nh[i * cols..][..cols]).copied().collect();
+        let mut logits = vec![0f32; open.len() * rows];
+        if !open.is_empty() {
+            self.forward(&x, &mut logits);
         }
-        let d = lost + 5.0 * u * coded_norm;
-        let g = m * u / (1.0 - m * u);
-        let (by_residual, by_norm) = ((norm + d) * (1.0 + 1e-9), (g * norm + d) * (1.0 + 1e-9));
-        let least = f64::from(f32::MIN_POSITIVE) * (m + 8.0);
-        let bound =
-            |error: &RowError| f64::from(error.residual) * by_residual + f64::from(error.norm) * by_norm + least;
+        for (logits, i) in logits.chunks(rows.max(1)).zip(open) {
+            let rescored = (is_exact && matches!(wanted[i], Wanted::Largest { .. })).then_some(rows);
+            chosen[i] = Some(NextLogits { logits: logits.to_vec(), rescored });
+        }
+        chosen.into_iter().map(|next| next.expect("screened or computed")).collect()
+    }
 
-        let mut logits = vec![0f32; rows];
-        screen.forward(&[planes], &mut logits);
-        let screened = || logits.iter().map(|&logit| f64::from(logit)).zip(errors);
-        let lowest = screened().map(|(logit, error)| logit - bound(error));
-        let threshold = if *count == 1 {
+    /// The answers to those states that the screen has one for.
+    fn screened(&self, x_nh: &[f32], wanted: &[Wanted]) -> Vec<Option<NextLogits>> {
+        let rows = self.table.rows();
+        let mut chosen: Vec<Option<NextLogits>> = wanted.iter().map(|_| None).collect();
+        let Form::Exact { screen, errors, largest_norm } = &self.form else { return chosen };
+        let m = (self.stride() + 8) as f64;
+        let mut tasks: Vec<(usize, Screening)> = Vec::new();
+        let mut all_planes = Vec::new();
+        for (i, (x, wanted)) in x_nh.chunks_exact(self.table.cols()).zip(wanted).enumerate() {
+            let Wanted::Largest { count, also } = wanted else { continue };
+            let planes = Planes::new(x);
+            let [norm, coded_norm, lost] = planes.norms(x);
+            // Neither these sums of f32 nor those of the codes can overflow below this.
+            let reach = largest_norm * (norm + coded_norm + 65536.0 * m);
+            if *count == 0 || *count >= rows || !norm.is_finite() || reach > f64::from(f32::MAX) / 16.0 {
+                continue;
+            }
+            let u = f64::from(f32::EPSILON) / 2.0;
+            let d = lost + 5.0 * u * coded_norm;
+            let g = m * u / (1.0 - m * u);
+            let screening = Screening {
+                x,
+                count: *count,
+                also,
+                by_residual: (norm + d) * (1.0 + 1e-9),
+                by_norm: (g * norm + d) * (1.0 + 1e-9),
+                least: f64::from(f32::MIN_POSITIVE) * (m + 8.0),
+            };
+            tasks.push((i, screening));
+            all_planes.push(planes);
+        }
+        let mut logits = vec![0f32; tasks.len() * rows];
+        screen.forward(&all_planes, &mut logits);
+        let tasks: Vec<(usize, Screening, &[f32])> =
+            tasks.into_iter().zip(logits.chunks(rows.max(1))).map(|((i, task), logits)| (i, task, logits)).collect();
+        let answers = team::map(&tasks, 1, |(_, task, logits)| self.choose(task, logits, errors));
+        for ((i, ..), answer) in tasks.iter().zip(answers) {
+            chosen[*i] = answer;
+        }
+        chosen
+    }
+
+    /// The rows of one state that pass the screen, computed with the stored weights; `None` if they are so many that reading the
+    /// stored head as a whole is faster.
+    fn choose(&self, task: &Screening, screened: &[f32], errors: &[RowError]) -> Option<NextLogits> {
+        let rows = screened.len();
+        let screened = || screened.iter().map(|&logit| f64::from(logit)).zip(errors);
+        let lowest = screened().map(|(logit, error)| logit - task.bound(error));
+        let threshold = if task.count == 1 {
             lowest.fold(f64::NEG_INFINITY, f64::max)
         } else {
             let mut lowest: Vec<f64> = lowest.collect();
-            *lowest.select_nth_unstable_by(*count - 1, |a, b| b.total_cmp(a)).1
+            *lowest.select_nth_unstable_by(task.count - 1, |a, b| b.total_cmp(a)).1
         };
-        let possible = screened().enumerate().filter(|(_, (logit, error))| logit + bound(error) >= threshold);
+        let possible = screened().enumerate().filter(|(_, (logit, error))| logit + task.bound(error) >= threshold);
         let mut survivors: Vec<usize> = possible.map(|(row, _)| row).collect();
-        survivors.extend(also.iter().map(|&token| token as usize).filter(|&row| row < rows));
+        survivors.extend(task.also.iter().map(|&token| token as usize).filter(|&row| row < rows));
         survivors.sort_unstable();
         survivors.dedup();
         if survivors.len() > rows / MOST_SURVIVORS {
-            return all(Some(rows));
+            return None;
         }
-        logits.fill(f32::NEG_INFINITY);
-        for (row, logit) in survivors.iter().zip(self.rescored(x_h, &survivors)) {
+        let mut logits = vec![f32::NEG_INFINITY; rows];
+        for (row, logit) in survivors.iter().zip(self.rescored(task.x, &survivors)) {
             logits[*row] = logit;
         }
-        NextLogits { logits, rescored: Some(survivors.len()) }
+        Some(NextLogits { logits, rescored: Some(survivors.len()) })
     }
 
     /// The stored head's logits of some rows.

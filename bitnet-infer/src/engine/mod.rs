@@ -26,7 +26,7 @@ mod sampler;
 mod table;
 mod ternary;
 
-pub use cache::{KvCache, KvType};
+pub use cache::{KvCache, KvType, PAGE_TOKENS, Page, PageCount};
 pub use error::{Error, Result};
 pub use files::ModelFiles;
 pub use forward::{LogitsFor, Sequence};

@@ -9,7 +9,7 @@ use bitnet_model::rng::{Stream, generator};
 
 use super::error::{Error, Result};
 
-/// How tokens are drawn. The filters apply in this order, which is llama.cpp's: repetition penalty, top-k, top-p, min-p,
+/// How tokens are drawn. The filters apply in this order, which is llama.cpp's: penalties and biases, top-k, top-p, min-p,
 /// temperature; top-p and min-p look at the distribution before the temperature.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplerConfig {
@@ -25,13 +25,30 @@ pub struct SamplerConfig {
     pub repeat_penalty: f32,
     /// How many of the latest tokens count as seen lately.
     pub repeat_window: usize,
+    /// Subtracted from the logits of tokens that were generated already.
+    pub presence_penalty: f32,
+    /// Subtracted from the logit of a token for each time it was generated.
+    pub frequency_penalty: f32,
+    /// Added to the logits of some tokens; tokens beyond the vocabulary are passed over.
+    pub logit_bias: Vec<(u32, f32)>,
     /// Same seed, same tokens.
     pub seed: u64,
 }
 
 impl Default for SamplerConfig {
     fn default() -> Self {
-        Self { temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0.05, repeat_penalty: 1.0, repeat_window: 64, seed: 0 }
+        Self {
+            temperature: 0.8,
+            top_k: 40,
+            top_p: 0.95,
+            min_p: 0.05,
+            repeat_penalty: 1.0,
+            repeat_window: 64,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: Vec::new(),
+            seed: 0,
+        }
     }
 }
 
@@ -51,7 +68,12 @@ impl SamplerConfig {
         within("temperature", self.temperature, 0.0, 100.0)?;
         within("top-p", self.top_p, 0.0, 1.0)?;
         within("min-p", self.min_p, 0.0, 1.0)?;
-        within("repeat-penalty", self.repeat_penalty, 0.01, 100.0)
+        within("repeat-penalty", self.repeat_penalty, 0.01, 100.0)?;
+        within("presence-penalty", self.presence_penalty, -100.0, 100.0)?;
+        within("frequency-penalty", self.frequency_penalty, -100.0, 100.0)?;
+        self.logit_bias
+            .iter()
+            .try_for_each(|(token, bias)| within(&format!("the bias of token {token}"), *bias, -1000.0, 1000.0))
     }
 }
 
@@ -74,7 +96,7 @@ pub enum Wanted {
 pub struct Candidate {
     /// The token.
     pub token: u32,
-    /// Its logit, after the repetition penalty.
+    /// Its logit, after penalties and biases.
     pub logit: f32,
     /// Its probability among the candidates.
     pub probability: f64,
@@ -85,6 +107,8 @@ pub struct Candidate {
 pub struct Sampler {
     config: SamplerConfig,
     rng: ChaCha8Rng,
+    prompt_tokens: usize,
+    forbidden: Vec<u32>,
 }
 
 impl Sampler {
@@ -94,7 +118,18 @@ impl Sampler {
     /// If a setting is out of its range.
     pub fn new(config: SamplerConfig) -> Result<Self> {
         config.validate()?;
-        Ok(Self { rng: generator(config.seed, Stream::Sampling), config })
+        let rng = generator(config.seed, Stream::Sampling);
+        Ok(Self { config, rng, prompt_tokens: 0, forbidden: Vec::new() })
+    }
+
+    /// Counts the first tokens of a history as the prompt, for the penalties of what was generated.
+    pub fn after_prompt(self, prompt_tokens: usize) -> Self {
+        Self { prompt_tokens, ..self }
+    }
+
+    /// From now on never draws these tokens (unless there is no other), but those forbidden before.
+    pub fn forbid(&mut self, tokens: &[u32]) {
+        self.forbidden = tokens.to_vec();
     }
 
     /// The logits that the draw after `history` depends on: with minus infinity in place of all others, it is the same. Without
@@ -104,8 +139,15 @@ impl Sampler {
         if kept == 0 {
             return Wanted::All;
         }
-        // Tokens under the penalty may leave the largest, each for one of the others.
-        let also = if self.config.repeat_penalty == 1.0 { Vec::new() } else { self.recent(history) };
+        // Tokens whose logits change may leave the largest, each for one of the others.
+        let mut also = if self.config.repeat_penalty == 1.0 { Vec::new() } else { self.recent(history) };
+        if self.counts_generated() {
+            also.extend(self.generated(history));
+        }
+        also.extend(self.config.logit_bias.iter().map(|(token, _)| token));
+        also.extend(&self.forbidden);
+        also.sort_unstable();
+        also.dedup();
         Wanted::Largest { count: kept + also.len(), also }
     }
 
@@ -115,6 +157,14 @@ impl Sampler {
         recent.sort_unstable();
         recent.dedup();
         recent
+    }
+
+    fn generated<'a>(&self, history: &'a [u32]) -> &'a [u32] {
+        history.get(self.prompt_tokens..).unwrap_or_default()
+    }
+
+    fn counts_generated(&self) -> bool {
+        self.config.presence_penalty != 0.0 || self.config.frequency_penalty != 0.0
     }
 
     /// Draws the token that follows `history`. A logit that is not a number is taken as impossible.
@@ -173,6 +223,21 @@ impl Sampler {
                 }
             }
         }
+        let mut change = |token: u32, by: f32| {
+            if let Some(logit) = logits.get_mut(token as usize) {
+                *logit = (*logit + by).clamp(f32::MIN, f32::MAX);
+            }
+        };
+        if self.counts_generated() {
+            let mut generated = self.generated(history).to_vec();
+            generated.sort_unstable();
+            for same in generated.chunk_by(|a, b| a == b) {
+                let times = same.len() as f32;
+                change(same[0], -(self.config.presence_penalty + times * self.config.frequency_penalty));
+            }
+        }
+        self.config.logit_bias.iter().for_each(|&(token, bias)| change(token, bias));
+        self.forbidden.iter().for_each(|&token| change(token, f32::NEG_INFINITY));
         logits
     }
 }
@@ -192,11 +257,16 @@ pub fn argmax(logits: &[f32]) -> u32 {
 fn most_probable(logits: &[f32], k: usize) -> Vec<Candidate> {
     let by_rank =
         |a: &Candidate, b: &Candidate| -> Ordering { b.logit.total_cmp(&a.logit).then_with(|| a.token.cmp(&b.token)) };
-    let mut all: Vec<Candidate> = (0..)
-        .zip(logits)
-        // Zeros of both signs are equal.
-        .map(|(token, &logit)| Candidate { token, logit: logit + 0.0, probability: 0.0 })
-        .collect();
+    // Zeros of both signs are equal.
+    let candidate = |(token, &logit): (u32, &f32)| Candidate { token, logit: logit + 0.0, probability: 0.0 };
+    let mut all: Vec<Candidate> = Vec::new();
+    if k > 0 {
+        // Impossible tokens are no candidates beside possible ones; where most logits were not wanted, that is most.
+        all.extend((0..).zip(logits).filter(|(_, logit)| **logit > f32::MIN).map(candidate));
+    }
+    if all.is_empty() {
+        all.extend((0..).zip(logits).map(candidate));
+    }
     if 0 < k && k < all.len() {
         all.select_nth_unstable_by(k - 1, by_rank);
         all.truncate(k);
@@ -217,126 +287,4 @@ fn softmax(candidates: &mut [Candidate], temperature: f32) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const ALL: SamplerConfig = SamplerConfig {
-        temperature: 1.0,
-        top_k: 0,
-        top_p: 1.0,
-        min_p: 0.0,
-        repeat_penalty: 1.0,
-        repeat_window: 64,
-        seed: 7,
-    };
-
-    fn candidates(config: SamplerConfig, logits: &[f32]) -> Vec<Candidate> {
-        Sampler::new(config).expect("valid").candidates(logits, &[])
-    }
-
-    fn some_logits() -> impl Strategy<Value = Vec<f32>> {
-        // Few distinct values, so that ties happen.
-        proptest::collection::vec((-8i32..8).prop_map(|v| v as f32 / 2.0), 1..60)
-    }
-
-    proptest! {
-        #[test]
-        fn top_k_keeps_the_k_largest(logits in some_logits(), k in 1usize..70) {
-            let kept = candidates(SamplerConfig { top_k: k, ..ALL }, &logits);
-            let mut expected: Vec<u32> = (0..logits.len() as u32).collect();
-            expected.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
-            expected.truncate(k);
-            prop_assert_eq!(kept.iter().map(|c| c.token).collect::<Vec<_>>(), expected);
-        }
-
-        #[test]
-        fn top_p_keeps_the_smallest_set_that_reaches_p(logits in some_logits(), p in 0f32..1.0) {
-            let all = candidates(ALL, &logits);
-            let kept = candidates(SamplerConfig { top_p: p, ..ALL }, &logits).len();
-            let mass = |n: usize| all[..n].iter().map(|c| c.probability).sum::<f64>();
-            prop_assert!(mass(kept) >= f64::from(p) - 1e-12);
-            prop_assert!(kept == 1 || mass(kept - 1) < f64::from(p));
-        }
-
-        #[test]
-        fn min_p_keeps_what_is_probable_enough(logits in some_logits(), p in 0f32..1.0) {
-            let all = candidates(ALL, &logits);
-            let floor = all[0].probability * f64::from(p);
-            let expected = all.iter().filter(|c| c.probability >= floor).count();
-            prop_assert_eq!(candidates(SamplerConfig { min_p: p, ..ALL }, &logits).len(), expected);
-        }
-
-        #[test]
-        fn probabilities_sum_to_one_and_any_logits_are_survived(
-            logits in proptest::collection::vec(prop_oneof![any::<f32>(), Just(f32::NAN), Just(f32::INFINITY), Just(f32::NEG_INFINITY)], 1..40),
-            temperature in 0.01f32..3.0,
-            history in proptest::collection::vec(0u32..60, 0..9),
-        ) {
-            let config = SamplerConfig { temperature, top_k: 20, top_p: 0.9, min_p: 0.01, repeat_penalty: 1.3, ..ALL };
-            let mut sampler = Sampler::new(config.clone()).expect("valid");
-            let sum: f64 = sampler.candidates(&logits, &history).iter().map(|c| c.probability).sum();
-            prop_assert!((sum - 1.0).abs() < 1e-9, "sum {}", sum);
-            prop_assert!((sampler.sample(&logits, &history) as usize) < logits.len());
-            let mut greedy = Sampler::new(SamplerConfig::greedy()).expect("valid");
-            prop_assert!((greedy.sample(&logits, &history) as usize) < logits.len());
-        }
-
-        #[test]
-        fn greedy_is_the_first_largest(logits in some_logits()) {
-            let token = Sampler::new(SamplerConfig::greedy()).expect("valid").sample(&logits, &[]) as usize;
-            prop_assert!(logits.iter().enumerate().all(|(i, &l)| l < logits[token] || (l == logits[token] && i >= token)));
-        }
-    }
-
-    #[test]
-    fn draws_follow_the_softmax() {
-        let logits = [1.0, 0.0, -1.0, 2.0, f32::NAN];
-        let temperature = 0.7;
-        let mut sampler = Sampler::new(SamplerConfig { temperature, ..ALL }).expect("valid");
-        let mut counts = [0f64; 5];
-        const DRAWS: usize = 100_000;
-        for _ in 0..DRAWS {
-            counts[sampler.sample(&logits, &[]) as usize] += 1.0 / DRAWS as f64;
-        }
-        let weights = logits.map(|l: f32| if l.is_nan() { 0.0 } else { f64::from(l / temperature).exp() });
-        let total: f64 = weights.iter().sum();
-        for (count, weight) in counts.iter().zip(weights) {
-            // Five standard deviations of a share of 100,000 draws.
-            assert!((count - weight / total).abs() < 0.008, "{counts:?}");
-        }
-    }
-
-    #[test]
-    fn a_seed_decides_all_draws() {
-        let logits: Vec<f32> = (0..50).map(|i| (i as f32 * 0.7).sin()).collect();
-        let draw = |seed| {
-            let mut sampler = Sampler::new(SamplerConfig { seed, ..ALL }).expect("valid");
-            (0..20).map(|_| sampler.sample(&logits, &[])).collect::<Vec<_>>()
-        };
-        assert_eq!(draw(1), draw(1));
-        assert_ne!(draw(1), draw(2));
-    }
-
-    #[test]
-    fn the_penalty_sees_its_window_only() {
-        let config = SamplerConfig { repeat_penalty: 2.0, repeat_window: 2, ..ALL };
-        let sampler = Sampler::new(config).expect("valid");
-        let logits = [3.0, -1.0, 2.0];
-        assert_eq!(sampler.penalized(&logits, &[0, 1, 1]), [3.0, -2.0, 2.0]);
-        assert_eq!(sampler.penalized(&logits, &[1, 0, 2]), [1.5, -1.0, 1.0]);
-    }
-
-    #[test]
-    fn impossible_settings_are_refused() {
-        for (config, expected) in [
-            (SamplerConfig { temperature: -1.0, ..ALL }, "temperature is -1, expected 0 to 100"),
-            (SamplerConfig { temperature: f32::NAN, ..ALL }, "temperature is NaN"),
-            (SamplerConfig { top_p: 1.5, ..ALL }, "top-p is 1.5, expected 0 to 1"),
-            (SamplerConfig { repeat_penalty: 0.0, ..ALL }, "repeat-penalty is 0"),
-        ] {
-            let message = Sampler::new(config).expect_err(expected).to_string();
-            assert!(message.contains(expected), "{message}");
-        }
-    }
-}
+mod tests;

@@ -3,3 +3,4 @@
 pub mod inspect;
 pub mod memory;
 pub mod perplexity;
+pub mod score;

@@ -14,5 +14,6 @@ mod memory;
 mod reference_parity;
 mod round_trips;
 mod schemes;
+mod server;
 mod text;
 mod travel;

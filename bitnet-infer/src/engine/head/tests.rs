@@ -30,6 +30,10 @@ fn logits(head: &Head, x_th: &[f32]) -> Vec<f32> {
     out
 }
 
+fn one(head: &Head, x_h: &[f32], wanted: &Wanted) -> NextLogits {
+    head.next(x_h, std::slice::from_ref(wanted)).pop().expect("one for one state")
+}
+
 /// What a format may be off, relative to the sum of the magnitudes of the products: f32 sums; half a step of the largest
 /// weight of a row, or of 32 columns, beside a sum of magnitudes that these random rows keep above an eighth of that of rows
 /// of largest weights only.
@@ -92,7 +96,7 @@ fn coded_logits_are_the_same_bits_on_every_kernel() {
 fn check_exact(exact: &Head, x_h: &[f32], wanted: &Wanted) -> usize {
     let Wanted::Largest { count, also } = wanted else { panic!("some") };
     let expected = logits(exact, x_h);
-    let next = exact.next(x_h, wanted);
+    let next = one(exact, x_h, wanted);
     let mut ranked = expected.clone();
     ranked.sort_unstable_by(|a, b| b.total_cmp(a));
     let least = ranked[(*count).min(ranked.len()) - 1];
@@ -149,7 +153,7 @@ fn extreme_states_get_the_stored_logits() {
         let exact = head(&matrix, kernel, HeadFormat::Exact);
         for x in [0.0, 1e-45, 1e-38, 1.0, 1e20, f32::MAX, f32::INFINITY, f32::NAN] {
             let x_h = vec![x; 8];
-            let (found, expected) = (exact.next(&x_h, &wanted).logits, logits(&exact, &x_h));
+            let (found, expected) = (one(&exact, &x_h, &wanted).logits, logits(&exact, &x_h));
             assert_eq!(argmax(&found), argmax(&expected), "{kernel:?} {x}");
         }
     }
@@ -168,10 +172,35 @@ fn every_sampler_draws_the_same_from_wanted_logits() {
         for step in 0..60 {
             let x_h = floats(100 + step, 64);
             let [a, b] = &mut samplers;
-            let token = a.sample(&stored.next(&x_h, &Wanted::All).logits, &history);
+            let token = a.sample(&one(&stored, &x_h, &Wanted::All).logits, &history);
             let wanted = b.wanted(&history);
-            assert_eq!(b.sample(&exact.next(&x_h, &wanted).logits, &history), token, "{config:?}");
+            assert_eq!(b.sample(&one(&exact, &x_h, &wanted).logits, &history), token, "{config:?}");
             history.push(token);
+        }
+    }
+}
+
+#[test]
+fn states_that_go_through_together_get_what_each_gets_alone() {
+    let (rows, cols) = (1203, 70);
+    let matrix = table(11, rows, cols, FloatType::F16);
+    let mut x_nh = floats(12, 7 * cols);
+    // A state that no screen can take.
+    x_nh[3 * cols] = f32::INFINITY;
+    let wanted: Vec<Wanted> = (0..7)
+        .map(|i| match i {
+            2 => Wanted::All,
+            i => Wanted::Largest { count: 1 + i * 5, also: vec![i as u32, 5000] },
+        })
+        .collect();
+    for format in FORMATS {
+        let head = head(&matrix, crate::kernels::best().expect("a kernel"), format);
+        let together = head.next(&x_nh, &wanted);
+        for ((x_h, wanted), together) in x_nh.chunks(cols).zip(&wanted).zip(together) {
+            let alone = one(&head, x_h, wanted);
+            let bits = |logits: &[f32]| logits.iter().map(|logit| logit.to_bits()).collect::<Vec<_>>();
+            assert_eq!(alone.rescored, together.rescored, "{format} {wanted:?}");
+            assert_eq!(bits(&alone.logits), bits(&together.logits), "{format} {wanted:?}");
         }
     }
 }

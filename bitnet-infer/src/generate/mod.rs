@@ -1,10 +1,14 @@
 //! Text in, text out: where token ids become text.
 
+mod stop;
+
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use bitnet_model::tokenizer::{TextStream, Tokenizer};
+
+pub use stop::StopFilter;
 
 use crate::engine::{
     Error, KvCache, KvType, Model, NextLogits, Profile, Result, Sampler, SamplerConfig, SavedPrompt, Sequence,
@@ -16,6 +20,8 @@ use crate::engine::{
 pub struct GenerateOptions {
     /// New tokens at most.
     pub max_new_tokens: usize,
+    /// Tokens that end the generation besides those of the model's configuration.
+    pub end_tokens: Vec<u32>,
     /// Texts that end the generation; none of them, nor any part of one that led to the end, is given out.
     pub stop: Vec<String>,
     /// Prompt and new tokens at most; `None` for the model's own limit.
@@ -33,6 +39,7 @@ impl Default for GenerateOptions {
     fn default() -> Self {
         Self {
             max_new_tokens: 128,
+            end_tokens: Vec::new(),
             stop: Vec::new(),
             context: None,
             sampler: SamplerConfig::default(),
@@ -137,13 +144,63 @@ impl<'a> Generator<'a> {
         &self,
         prompt: &str,
         options: &GenerateOptions,
+        on_text: impl FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<Generation> {
+        let tokens = self.encode(prompt)?;
+        let mut cache = self.cache(options)?;
+        let Some(path) = &options.prompt_cache else {
+            return self.continue_tokens(tokens, &mut cache, options, on_text);
+        };
+        let saved = if path.exists() { Some(SavedPrompt::read(path, self.model, options.kv)?) } else { None };
+        if let Some(saved) = &saved {
+            saved.restore(&tokens[..tokens.len().min(cache.capacity())], &mut cache);
+        }
+        let is_longer = saved.is_none_or(|saved| saved.tokens().len() < tokens.len());
+        let save = |tokens: &[u32], cache: &KvCache| match is_longer {
+            true => save_prompt(path, self.model, tokens, cache),
+            false => Ok(()),
+        };
+        self.generate(tokens, &mut cache, options, save, on_text)
+    }
+
+    /// An empty cache for these options.
+    ///
+    /// # Errors
+    /// If the context is not one that the model has.
+    pub fn cache(&self, options: &GenerateOptions) -> Result<KvCache> {
+        let longest = self.model.config().max_position_embeddings;
+        KvCache::with_type(self.model.config(), options.context.unwrap_or(longest), options.kv)
+    }
+
+    /// Continues a prompt of tokens, the first of which are in `cache` already (not all of them). Afterwards the cache holds the
+    /// prompt and all new tokens but the last. The prompt cache of the options plays no part.
+    ///
+    /// # Errors
+    /// As [`Generator::run`].
+    ///
+    /// # Panics
+    /// If the cache holds as many tokens as the prompt has, or more.
+    pub fn continue_tokens(
+        &self,
+        prompt: Vec<u32>,
+        cache: &mut KvCache,
+        options: &GenerateOptions,
+        on_text: impl FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<Generation> {
+        self.generate(prompt, cache, options, |_, _| Ok(()), on_text)
+    }
+
+    fn generate(
+        &self,
+        mut history: Vec<u32>,
+        cache: &mut KvCache,
+        options: &GenerateOptions,
+        on_prompt: impl FnOnce(&[u32], &KvCache) -> Result<()>,
         mut on_text: impl FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Generation> {
-        let mut sampler = Sampler::new(options.sampler.clone())?;
-        let mut history = self.encode(prompt)?;
+        assert!(cache.len() < history.len(), "at least one token is to be read");
         let prompt_tokens = history.len();
-        let longest = self.model.config().max_position_embeddings;
-        let mut cache = KvCache::with_type(self.model.config(), options.context.unwrap_or(longest), options.kv)?;
+        let mut sampler = Sampler::new(options.sampler.clone())?.after_prompt(prompt_tokens);
         if prompt_tokens > cache.capacity() {
             let capacity = cache.capacity();
             return Err(Error::Input(format!(
@@ -154,19 +211,11 @@ impl<'a> Generator<'a> {
         let mut stops = StopFilter::new(&options.stop);
         let mut text = String::new();
 
-        let saved = match &options.prompt_cache {
-            Some(path) if path.exists() => Some(SavedPrompt::read(path, self.model, options.kv)?),
-            _ => None,
-        };
         let started = Instant::now();
-        let cached_tokens = saved.as_ref().map_or(0, |saved| saved.restore(&history, &mut cache));
-        let mut next = self.next(&history[cached_tokens..], &mut cache, &sampler, &history)?;
+        let cached_tokens = cache.len();
+        let mut next = self.next(&history[cached_tokens..], cache, &sampler, &history)?;
         let prefill_seconds = started.elapsed().as_secs_f64();
-        if let Some(path) = &options.prompt_cache
-            && saved.is_none_or(|saved| saved.tokens().len() < prompt_tokens)
-        {
-            save_prompt(path, self.model, &history, &cache)?;
-        }
+        on_prompt(&history, cache)?;
         let (started, mut decode_steps, mut rescored) = (Instant::now(), 0, None);
         let stop_reason = loop {
             if history.len() - prompt_tokens == options.max_new_tokens {
@@ -175,7 +224,7 @@ impl<'a> Generator<'a> {
             let token = sampler.sample(&next.logits, &history);
             rescored = next.rescored.map(|rows| rescored.unwrap_or(0) + rows);
             history.push(token);
-            if self.model.config().eos_token_ids.contains(&token) {
+            if self.model.config().eos_token_ids.contains(&token) || options.end_tokens.contains(&token) {
                 break StopReason::EndOfText;
             }
             let piece = stops.push(&text_stream.push(token)?);
@@ -183,7 +232,7 @@ impl<'a> Generator<'a> {
             if !piece.is_empty() && on_text(&piece).is_break() {
                 break StopReason::Cancelled;
             }
-            if stops.stopped {
+            if stops.stopped().is_some() {
                 break StopReason::StopText;
             }
             if history.len() - prompt_tokens == options.max_new_tokens {
@@ -192,7 +241,7 @@ impl<'a> Generator<'a> {
             if cache.len() == cache.capacity() {
                 break StopReason::ContextFull;
             }
-            next = self.next(&[token], &mut cache, &sampler, &history)?;
+            next = self.next(&[token], cache, &sampler, &history)?;
             decode_steps += 1;
         };
         let decode_seconds = started.elapsed().as_secs_f64();
@@ -223,87 +272,5 @@ impl<'a> Generator<'a> {
     fn next(&self, tokens: &[u32], cache: &mut KvCache, sampler: &Sampler, history: &[u32]) -> Result<NextLogits> {
         let last_h = self.model.last_states(&mut [Sequence { tokens, cache }], &mut Profile::default())?;
         Ok(self.model.next_logits(&last_h, &sampler.wanted(history)))
-    }
-}
-
-/// Lets text through, but holds back what may become a stop text.
-///
-/// Invariant: `held` is a proper prefix of a stop text, or empty.
-struct StopFilter<'a> {
-    stops: Vec<&'a str>,
-    held: String,
-    stopped: bool,
-}
-
-impl<'a> StopFilter<'a> {
-    fn new(stops: &'a [String]) -> Self {
-        let stops = stops.iter().map(String::as_str).filter(|stop| !stop.is_empty()).collect();
-        Self { stops, held: String::new(), stopped: false }
-    }
-
-    /// Takes new text and returns what is certain to come before any stop text.
-    fn push(&mut self, fresh: &str) -> String {
-        let mut text = std::mem::take(&mut self.held) + fresh;
-        if let Some(start) = self.stops.iter().filter_map(|stop| text.find(stop)).min() {
-            self.stopped = true;
-            text.truncate(start);
-            return text;
-        }
-        let may_begin = |at: &usize| self.stops.iter().any(|stop| stop.starts_with(&text[*at..]));
-        let hold = text.char_indices().map(|(at, _)| at).find(may_begin).unwrap_or(text.len());
-        self.held = text.split_off(hold);
-        text
-    }
-
-    /// What was held back, now that it can become no stop text any more.
-    fn finish(self) -> String {
-        self.held
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn filtered(pieces: &[&str], stops: &[&str]) -> (String, bool) {
-        let stops: Vec<String> = stops.iter().map(|s| (*s).to_owned()).collect();
-        let mut filter = StopFilter::new(&stops);
-        let mut out = String::new();
-        for piece in pieces {
-            out += &filter.push(piece);
-            if filter.stopped {
-                return (out, true);
-            }
-        }
-        (out + &filter.finish(), false)
-    }
-
-    #[test]
-    fn stop_texts_never_show() {
-        for (pieces, stops, expected, stopped) in [
-            (&["one END two"][..], &["END"][..], "one ", true),
-            (&["one E", "N", "D two"], &["END"], "one ", true),
-            (&["one EN", "d"], &["END"], "one ENd", false),
-            (&["one EN"], &["END"], "one EN", false),
-            (&["EEN", "D"], &["END"], "E", true),
-            (&["ab", "cd"], &["cd", "bcx"], "ab", true),
-            (&["x\n", "\n", "y"], &["\n\n"], "x", true),
-            (&["caf", "é", "!"], &["é!"], "caf", true),
-            (&["all"], &[""], "all", false),
-        ] {
-            assert_eq!(filtered(pieces, stops), (expected.to_owned(), stopped), "{pieces:?} {stops:?}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn cutting_into_pieces_changes_nothing(text in "[ab]{0,20}", stop in "[ab]{1,4}", cuts in proptest::collection::vec(0usize..20, 0..6)) {
-            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(text.len())).chain([0, text.len()]).collect();
-            cuts.sort_unstable();
-            let pieces: Vec<&str> = cuts.windows(2).map(|pair| &text[pair[0]..pair[1]]).collect();
-            let expected = text.find(&stop).map_or((text.clone(), false), |at| (text[..at].to_owned(), true));
-            prop_assert_eq!(filtered(&pieces, &[&stop]), expected);
-        }
     }
 }

@@ -1,0 +1,258 @@
+//! Conversations: messages to the tokens that a model continues, by the template that it was trained with.
+//!
+//! What people write is data. A special token that is spelled out in a message stays plain text: it is cut where the tokenizer
+//! would see it ([`shield`]), so no message can end its turn or begin one in another role.
+
+mod builtin;
+mod defaults;
+mod json;
+mod shield;
+mod template;
+
+use std::path::Path;
+
+use bitnet_model::ModelConfig;
+use bitnet_model::files::read_bounded;
+use bitnet_model::tokenizer::Tokenizer;
+
+use crate::engine::{Error, ModelFiles, Result};
+
+pub use builtin::BUILT_IN;
+pub use defaults::GenerationDefaults;
+pub use template::Template;
+
+/// Who says something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// What the model is to be.
+    System,
+    /// The person.
+    User,
+    /// The model.
+    Assistant,
+}
+
+impl Role {
+    /// The name that templates know.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::System => "system",
+            Self::User => "user",
+            Self::Assistant => "assistant",
+        }
+    }
+}
+
+/// One turn.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Message {
+    /// Who says it.
+    pub role: Role,
+    /// What is said.
+    pub content: String,
+}
+
+impl Message {
+    /// A turn of `role`.
+    pub fn new(role: Role, content: impl Into<String>) -> Self {
+        Self { role, content: content.into() }
+    }
+}
+
+/// What follows the last message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ending {
+    /// The beginning of the assistant's turn.
+    #[default]
+    Reply,
+    /// Nothing: the conversation as it is.
+    Closed,
+    /// The last message goes on.
+    Continue,
+}
+
+/// How a model holds conversations.
+pub struct ChatFormat {
+    template: Template,
+    name: String,
+    bos: Option<(u32, String)>,
+    eos: String,
+    specials: Vec<String>,
+    end_tokens: Vec<u32>,
+    stops: Vec<String>,
+}
+
+impl ChatFormat {
+    /// The format of a model: the template `named` (one of [`BUILT_IN`] or a file), else the model's own; `None` if it has
+    /// none.
+    ///
+    /// # Errors
+    /// If the template cannot be read or is none.
+    pub fn of(
+        files: &ModelFiles,
+        config: &ModelConfig,
+        tokenizer: &Tokenizer,
+        named: Option<&str>,
+    ) -> Result<Option<Self>> {
+        let (name, source, stops) = match named {
+            Some(named) => named_template(named)?,
+            None => match files.chat_template()? {
+                Some(source) => ("the model's own".to_owned(), source, Vec::new()),
+                None => return Ok(None),
+            },
+        };
+        Self::new(name, source, stops, config, tokenizer).map(Some)
+    }
+
+    fn new(
+        name: String,
+        source: String,
+        stops: Vec<String>,
+        config: &ModelConfig,
+        tokenizer: &Tokenizer,
+    ) -> Result<Self> {
+        let spelled = |id: u32| tokenizer.text_of(id).unwrap_or_default();
+        let ends = tokenizer.special_tokens().filter(|(_, text)| TURN_ENDS.contains(text) && source.contains(text));
+        let end_tokens = ends.map(|(id, _)| id).collect();
+        let specials = tokenizer.special_tokens().map(|(_, text)| text.to_owned()).filter(|text| !text.is_empty());
+        let template = Template::new(source).map_err(|e| Error::Input(format!("{name} chat template: {e}")))?;
+        Ok(Self {
+            template,
+            name,
+            bos: config.bos_token_id.map(|id| (id, spelled(id))),
+            eos: config.eos_token_ids.first().map(|&id| spelled(id)).unwrap_or_default(),
+            specials: specials.collect(),
+            end_tokens,
+            stops,
+        })
+    }
+
+    /// The name of the template: a built-in one's, a file's, or that it is the model's own.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The text of the template.
+    pub fn template(&self) -> &str {
+        self.template.source()
+    }
+
+    /// Tokens that end a turn, besides those that end a text.
+    pub fn end_tokens(&self) -> &[u32] {
+        &self.end_tokens
+    }
+
+    /// Texts that end a turn where no token does.
+    pub fn stops(&self) -> &[String] {
+        &self.stops
+    }
+
+    /// The text of a conversation, as the template writes it.
+    ///
+    /// # Errors
+    /// If the template refuses the messages (its own words), or takes more than [`Template`] allows.
+    pub fn render(&self, messages: &[Message], ending: Ending) -> Result<String> {
+        Ok(shield::remove(&self.shielded(messages, ending)?))
+    }
+
+    /// The tokens of a conversation, the model's BOS first if it has one.
+    ///
+    /// # Errors
+    /// As [`ChatFormat::render`], and if the tokenizer cannot encode the text.
+    pub fn encode(&self, tokenizer: &Tokenizer, messages: &[Message], ending: Ending) -> Result<Vec<u32>> {
+        let text = self.shielded(messages, ending)?;
+        let mut tokens = Vec::new();
+        for part in shield::parts(&text) {
+            tokens.extend(tokenizer.encode(part)?);
+        }
+        if let Some((bos, _)) = &self.bos
+            && tokens.first() != Some(bos)
+        {
+            tokens.insert(0, *bos);
+        }
+        Ok(tokens)
+    }
+
+    fn shielded(&self, messages: &[Message], ending: Ending) -> Result<String> {
+        if messages.is_empty() {
+            return Err(Error::Input("a conversation needs at least one message".into()));
+        }
+        let specials: Vec<&str> = self.specials.iter().map(String::as_str).collect();
+        let shielded = messages.iter().map(|message| {
+            let content = shield::cut(&message.content, &specials);
+            Message { role: message.role, content }
+        });
+        let mut messages: Vec<Message> = shielded.collect();
+        if ending == Ending::Continue
+            && let Some(last) = messages.last_mut()
+        {
+            // A template may trim what it is given, but not what has an end of its own.
+            last.content = last.content.trim_end().to_owned();
+            last.content.push(shield::END);
+        }
+        let bos = self.bos.as_ref().map_or("", |(_, text)| text);
+        let mut text = self
+            .template
+            .render(&messages, ending == Ending::Reply, bos, &self.eos)
+            .map_err(|e| Error::Input(format!("the chat template: {e}")))?;
+        if ending == Ending::Continue {
+            let end = text.rfind(shield::END).ok_or_else(|| {
+                Error::Input("the chat template does not write the last message, so it cannot be continued".into())
+            })?;
+            text.truncate(end);
+        }
+        Ok(text)
+    }
+}
+
+/// The tokens of a text in which special tokens that are spelled out are text like any other.
+///
+/// # Errors
+/// If the tokenizer cannot encode it.
+pub fn encode_plain(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
+    let specials: Vec<&str> =
+        tokenizer.special_tokens().map(|(_, text)| text).filter(|text| !text.is_empty()).collect();
+    let mut tokens = Vec::new();
+    for part in shield::parts(&shield::cut(text, &specials)) {
+        tokens.extend(tokenizer.encode(part)?);
+    }
+    Ok(tokens)
+}
+
+/// A built-in template, or the text of a file: its name, its source, and the texts that end a turn.
+fn named_template(named: &str) -> Result<(String, String, Vec<String>)> {
+    if let Some(built_in) = BUILT_IN.iter().find(|built_in| built_in.name == named) {
+        let stops = built_in.stops.iter().map(|&stop| stop.to_owned()).collect();
+        return Ok((named.to_owned(), built_in.source.to_owned(), stops));
+    }
+    let path = Path::new(named);
+    if !path.is_file() {
+        let names: Vec<&str> = BUILT_IN.iter().map(|built_in| built_in.name).collect();
+        let names = names.join(", ");
+        return Err(Error::Input(format!("chat template `{named}`: expected one of {names}, or a file")));
+    }
+    let bytes = read_bounded(path, LARGEST_TEMPLATE)?;
+    let source = String::from_utf8(bytes)
+        .map_err(|e| Error::Input(format!("{named}: is not UTF-8 from byte {} on", e.utf8_error().valid_up_to())))?;
+    Ok((named.to_owned(), source, Vec::new()))
+}
+
+/// Spellings with which published models end a turn.
+const TURN_ENDS: [&str; 9] = [
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|eot|>",
+    "<end_of_turn>",
+    "<|end_of_turn|>",
+    "<|endoftext|>",
+    "</s>",
+];
+
+/// More than any template takes.
+const LARGEST_TEMPLATE: u64 = 1 << 20;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,189 @@
+//! What completions and chats have in common: sampling, limits, stops.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::fields::{Fields, integer_of, unexpected};
+use crate::engine::SamplerConfig;
+use crate::server::error::ApiError;
+use crate::server::scheduler::Options;
+use crate::server::state::Server;
+
+/// The fields that both kinds of requests have.
+pub struct Common {
+    /// As the scheduler takes it; the limit of new tokens is set once the prompt is known.
+    pub options: Options,
+    /// New tokens, if the request says.
+    pub max_tokens: Option<usize>,
+    /// Whether events are streamed.
+    pub stream: bool,
+    /// Whether a stream ends with counts.
+    pub include_usage: bool,
+}
+
+impl Common {
+    /// Takes the common fields out of a request.
+    ///
+    /// # Errors
+    /// The field, and what was expected of it.
+    pub fn take(fields: &mut Fields, server: &Server) -> Result<Self, ApiError> {
+        server.check_model(fields.text("model")?)?;
+        let defaults = server.sampler.clone();
+        let vocab = server.vocab_size();
+        let top_k = fields.integer("top_k", -1..=i64::MAX)?;
+        let seed = fields.integer("seed", i64::MIN..=i64::MAX)?;
+        let repetition = match fields.number("repetition_penalty", 0.01..=100.0)? {
+            None => fields.number("repeat_penalty", 0.01..=100.0)?,
+            given => given,
+        };
+        let sampler = SamplerConfig {
+            temperature: fields.number("temperature", 0.0..=2.0)?.unwrap_or(defaults.temperature),
+            top_k: top_k.map_or(defaults.top_k, |k| usize::try_from(k).unwrap_or(0)),
+            top_p: fields.number("top_p", 0.0..=1.0)?.unwrap_or(defaults.top_p),
+            min_p: fields.number("min_p", 0.0..=1.0)?.unwrap_or(defaults.min_p),
+            repeat_penalty: repetition.unwrap_or(defaults.repeat_penalty),
+            presence_penalty: fields.number("presence_penalty", -2.0..=2.0)?.unwrap_or(0.0),
+            frequency_penalty: fields.number("frequency_penalty", -2.0..=2.0)?.unwrap_or(0.0),
+            logit_bias: biases(fields, vocab)?,
+            seed: seed.map_or_else(|| server.fresh_seed(), i64::cast_unsigned),
+            ..defaults
+        };
+        let choices = fields.integer("n", 1..=MOST_CHOICES)?.unwrap_or(1) as usize;
+        if fields.integer("best_of", 1..=MOST_CHOICES)?.is_some_and(|best_of| best_of as usize != choices) {
+            return Err(ApiError::field(
+                "best_of",
+                "is not supported beyond `n`: ask for more choices and take the best",
+            ));
+        }
+        let mut max_tokens = None;
+        for name in ["max_tokens", "max_completion_tokens"] {
+            if let Some(tokens) = fields.integer(name, 0..=i64::MAX)? {
+                max_tokens = Some(tokens as usize);
+            }
+        }
+        let min_tokens = fields.integer("min_tokens", 0..=i64::MAX)?.unwrap_or(0) as usize;
+        let ignore_end = fields.flag("ignore_eos")?.unwrap_or(false);
+        let stream = fields.flag("stream")?.unwrap_or(false);
+        let include_usage = match fields.object("stream_options")? {
+            Some(_) if !stream => return Err(ApiError::field("stream_options", "needs `stream` to be true")),
+            Some(mut options) => options.flag("include_usage")?.unwrap_or(false),
+            None => false,
+        };
+        for name in
+            ["tools", "functions", "tool_choice", "function_call", "modalities", "audio", "suffix", "echo_audio"]
+        {
+            fields.refuse(name, "this server generates text")?;
+        }
+        response_format(fields)?;
+        let options = Options {
+            choices,
+            max_tokens: 0,
+            min_tokens,
+            end_tokens: if ignore_end { Vec::new() } else { server.end_tokens.clone() },
+            stops: stops(fields)?,
+            sampler,
+            logprobs: None,
+            prompt_logprobs: None,
+        };
+        Ok(Self { options, max_tokens, stream, include_usage })
+    }
+
+    /// Sets the limit of new tokens for prompts of these lengths.
+    ///
+    /// # Errors
+    /// If a prompt is empty, or does not fit the context with what was asked for.
+    pub fn fit(
+        &mut self,
+        lengths: impl Iterator<Item = usize>,
+        default: usize,
+        server: &Server,
+    ) -> Result<(), ApiError> {
+        let context = server.context();
+        let mut longest = 0;
+        for length in lengths {
+            if length == 0 {
+                return Err(ApiError::field("prompt", "is empty, and this model has no token to begin a text with"));
+            }
+            longest = longest.max(length);
+        }
+        let asked = self.max_tokens;
+        // A prompt that fills the context can still be scored.
+        let room = context.saturating_sub(longest);
+        let wanted = asked.unwrap_or(default.min(room.max(1)));
+        if longest.saturating_add(wanted) > context {
+            let message = format!(
+                "this model's context is {context} tokens, the prompt has {longest} and {wanted} more were asked for: shorten one of them"
+            );
+            return Err(ApiError::invalid(message).coded("context_length_exceeded"));
+        }
+        server.check_memory(longest + wanted)?;
+        self.options.max_tokens = wanted;
+        Ok(())
+    }
+}
+
+fn stops(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
+    let expected = format!("a text or a list of at most {MOST_STOPS} texts, each of 1 to {LONGEST_STOP} bytes");
+    let stops = match fields.take("stop") {
+        None => return Ok(Vec::new()),
+        Some(Value::Array(stops)) => stops,
+        Some(stop) => vec![stop],
+    };
+    if stops.len() > MOST_STOPS {
+        return Err(ApiError::field("stop", format!("has {} texts, expected {expected}", stops.len())));
+    }
+    let text = |stop: Value| match stop {
+        Value::String(text) if (1..=LONGEST_STOP).contains(&text.len()) => Ok(text),
+        other => Err(unexpected("stop", &other, &expected)),
+    };
+    stops.into_iter().map(text).collect()
+}
+
+fn biases(fields: &mut Fields, vocab: usize) -> Result<Vec<(u32, f32)>, ApiError> {
+    let name = "logit_bias";
+    let map = match fields.take(name) {
+        None => return Ok(Vec::new()),
+        Some(Value::Object(map)) => map,
+        Some(other) => return Err(unexpected(name, &other, "an object of token ids and numbers")),
+    };
+    if map.len() > MOST_BIASES {
+        return Err(ApiError::field(name, format!("has {} tokens, expected at most {MOST_BIASES}", map.len())));
+    }
+    let mut biases = BTreeMap::new();
+    for (token, bias) in map {
+        let id = token.parse::<u32>().ok().filter(|&id| (id as usize) < vocab).ok_or_else(|| {
+            ApiError::field(name, format!("has the token `{}`, expected ids below {vocab}", token.escape_debug()))
+        })?;
+        let value = bias.as_f64().map(|bias| bias as f32).filter(|bias| (-100.0..=100.0).contains(bias));
+        let value = value.ok_or_else(|| unexpected(name, &bias, "numbers from -100 to 100"))?;
+        biases.insert(id, value);
+    }
+    Ok(biases.into_iter().collect())
+}
+
+fn response_format(fields: &mut Fields) -> Result<(), ApiError> {
+    let Some(mut format) = fields.object("response_format")? else { return Ok(()) };
+    match format.text("type")?.as_deref() {
+        None | Some("text") => Ok(()),
+        Some(other) => Err(ApiError::field(
+            "response_format",
+            format!("asks for `{}`, and this server writes `text` only", other.escape_debug()),
+        )
+        .coded("unsupported_parameter")),
+    }
+}
+
+/// Token ids of a request.
+///
+/// # Errors
+/// If one is no token of the model.
+pub fn token_ids(name: &str, values: &[Value], vocab: usize) -> Result<Vec<u32>, ApiError> {
+    values.iter().map(|value| integer_of(name, value, 0..=vocab as i64 - 1).map(|id| id as u32)).collect()
+}
+
+/// Choices for each prompt.
+const MOST_CHOICES: i64 = 128;
+const MOST_STOPS: usize = 16;
+const LONGEST_STOP: usize = 1024;
+const MOST_BIASES: usize = 1024;
