@@ -141,7 +141,7 @@ impl ModelConfig {
     /// # Errors
     /// The file, the key and the reason.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = files::read_bounded(path, 1 << 20)?;
+        let bytes = files::read_ordinary(path, 1 << 20)?;
         Self::from_json(&bytes, &path.display().to_string())
     }
 

@@ -46,6 +46,16 @@ pub enum Error {
         /// What is wrong and what was expected.
         reason: String,
     },
+    /// A tensor of the right shape and type holds codes or scales that no model can have.
+    #[error("{origin}: tensor `{name}` {reason}")]
+    Codes {
+        /// The file the tensor is in.
+        origin: String,
+        /// The tensor's name.
+        name: String,
+        /// Which code or scale, where, and what was expected.
+        reason: String,
+    },
     /// A tokenizer file does not load, or does not fit the model.
     #[error("{origin}: tokenizer {reason}")]
     Tokenizer {
@@ -68,6 +78,10 @@ impl Error {
 
     pub(crate) fn format(origin: &str, reason: impl Into<String>) -> Self {
         Self::Format { origin: origin.into(), reason: reason.into() }
+    }
+
+    pub(crate) fn codes(origin: &str, name: &str, reason: impl Into<String>) -> Self {
+        Self::Codes { origin: origin.into(), name: name.into(), reason: reason.into() }
     }
 
     pub(crate) fn tensor(origin: &str, name: &str, reason: impl Into<String>) -> Self {

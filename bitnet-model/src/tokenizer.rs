@@ -40,7 +40,7 @@ impl Tokenizer {
     /// # Errors
     /// If the file cannot be read or is no tokenizer.
     pub fn read(path: &Path) -> Result<Self> {
-        Self::from_bytes(&files::read_bounded(path, 64 << 20)?, &path.display().to_string())
+        Self::from_bytes(&files::read_ordinary(path, 64 << 20)?, &path.display().to_string())
     }
 
     /// Parses the bytes of a `tokenizer.json`; `origin` names them in errors.

@@ -104,6 +104,9 @@ pub struct ModelSection {
     /// Longest sequence that the exported model claims; 0 means `train.sequence_length`.
     #[serde(default)]
     pub max_position_embeddings: usize,
+    /// A full-precision model to start from: a folder, a file, or `hub:OWNER/NAME`; none: random numbers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_from: Option<String>,
     /// Standard deviation of the initial matrices.
     #[serde(default = "default_init_std")]
     pub init_std: f64,
@@ -201,7 +204,7 @@ impl Default for CheckpointSection {
 pub struct ExportSection {
     /// Whether the run ends with an export into its `model` folder.
     pub at_end: bool,
-    /// Type of the embedding, the head and unquantized projections: `f16`, `bf16` or `f32`.
+    /// Type of the embedding, the head, norms and unquantized projections: `f16`, `bf16` or `f32`.
     pub float_type: FloatType,
 }
 

@@ -29,7 +29,7 @@ pub fn pack(
     let parts = PackedParts {
         embedding: table("model.embed_tokens.weight")?,
         head: if config.tie_word_embeddings { None } else { Some(table("lm_head.weight")?) },
-        final_norm: parameters.values("model.norm.weight")?,
+        final_norm: rounded(parameters.values("model.norm.weight")?, float_type),
         layers: (0..config.num_hidden_layers)
             .map(|layer| pack_layer(config, parameters, layer, float_type))
             .collect::<Result<_>>()?,
@@ -68,6 +68,11 @@ pub fn export(
     Ok(hugging_face::write(path, &parts.into_model_parts(&packed_config, Some(tokenizer_json)))?)
 }
 
+/// Norms have the type of all floats of a model: other programs cannot multiply one type with another.
+fn rounded(values: Vec<f32>, float_type: FloatType) -> Vec<f32> {
+    FloatMatrix::new(1, values.len(), &values, float_type).to_f32()
+}
+
 fn pack_layer(
     config: &ModelConfig,
     parameters: &Parameters,
@@ -75,7 +80,8 @@ fn pack_layer(
     float_type: FloatType,
 ) -> Result<LayerWeights> {
     let values = |name: &str| parameters.values(&format!("model.layers.{layer}.{name}.weight"));
-    let sub_norm = |name| config.sub_norms.then(|| values(name)).transpose();
+    let norm = |name| Ok::<_, anyhow::Error>(rounded(values(name)?, float_type));
+    let sub_norm = |name| config.sub_norms.then(|| norm(name)).transpose();
     let linear = |(name, rows, cols): (&str, usize, usize)| -> Result<LinearWeights> {
         let latent = values(name)?;
         Ok(match config.quantization.weight {
@@ -89,13 +95,13 @@ fn pack_layer(
     };
     let [q, k, v, o, gate, up, down] = config.projections();
     Ok(LayerWeights {
-        input_layernorm: values("input_layernorm")?,
+        input_layernorm: norm("input_layernorm")?,
         q_proj: linear(q)?,
         k_proj: linear(k)?,
         v_proj: linear(v)?,
         attn_sub_norm: sub_norm("self_attn.attn_sub_norm")?,
         o_proj: linear(o)?,
-        post_attention_layernorm: values("post_attention_layernorm")?,
+        post_attention_layernorm: norm("post_attention_layernorm")?,
         gate_proj: linear(gate)?,
         up_proj: linear(up)?,
         ffn_sub_norm: sub_norm("mlp.ffn_sub_norm")?,

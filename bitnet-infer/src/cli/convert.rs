@@ -7,8 +7,11 @@ use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use bitnet_infer::convert::{Conversion, ConvertOptions, HeadType, Target, Verification, convert_checked, verify};
+use bitnet_infer::convert::{
+    Agreement, Conversion, ConvertOptions, HeadType, Target, Verification, check_positions, convert_checked, verify,
+};
 use bitnet_infer::engine::ModelFiles;
+use bitnet_infer::eval::memory::peak_memory;
 
 use bitnet_model::files::gguf::{GgufOptions, I2sLayout};
 
@@ -16,20 +19,21 @@ use super::{Opening, output};
 
 /// Convert a model to another format, and check that it computes the same.
 ///
-/// The source may be a Hugging Face folder (one file or shards), a GGUF file, a .bin of llama2.c, or hub:OWNER/NAME[@REVISION];
+/// The source may be a Hugging Face folder (one file or shards), a GGUF file, a .bin of llama2.c, or hub:OWNER/NAME[@REVISION][:FILE];
 /// what it is is found out from its contents. Codes never change; where a format holds a scale in fewer bits, the report says
 /// how much that changed it.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     /// Model to convert
-    source: String,
+    source: PathBuf,
     /// Folder or file to write
     destination: PathBuf,
     /// Format: hf, hf-packed, universal, gguf-tq1, gguf-tq2, gguf-q2, gguf-q1, gguf-i2s, gguf-f16, bitnet
     #[arg(long, value_name = "FORMAT")]
     to: Target,
-    /// Type of the head, and of the embedding where they are one: f16, q8_0, q6_k [default: f16 in GGUF, else as it is]
+    /// Type of the head, and of the embedding where they are one: f16, q8_0, q6_k (GGUF), int8 (`bitnet`) [default: f16 in GGUF, else as it
+    /// is]
     #[arg(long, value_name = "TYPE")]
     head: Option<HeadType>,
     /// Quantize float weights by this scheme: int8, int4, int8-g32, int4-g32 (or -g64, -g128), ternary, binary. Without
@@ -62,6 +66,8 @@ struct Outcome {
     #[serde(flatten)]
     conversion: Conversion,
     seconds: f64,
+    /// The most memory that the process had taken when all was written, before anything was run.
+    peak_memory_bytes: Option<u64>,
     verification: Option<Verification>,
 }
 
@@ -70,23 +76,25 @@ struct Outcome {
 /// # Errors
 /// If the conversion fails, or the result differs by more than its format explains.
 pub fn run(args: &Args, opening: Opening) -> Result<()> {
-    let source = bitnet_infer::hub::local(&args.source)?;
-    let files = ModelFiles::open(&source, opening.gguf)?;
+    let files = opening.files(&args.source)?;
     let options = ConvertOptions {
         target: args.to,
         head: args.head,
         quantize: args.quantize.clone().map(|weight| (weight, args.activations.clone())),
         force: args.force,
     };
+    if args.verify > 0 {
+        check_positions(&files, args.verify)?;
+    }
     let started = Instant::now();
     // Draws nothing unless stderr is a terminal.
     let bar = ProgressBar::new(0);
     bar.set_style(ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes}, {binary_bytes_per_sec}, {eta} left")?);
-    let (mut verification, mut seconds) = (None, 0.0);
+    let (mut verification, mut seconds, mut peak) = (None, 0.0, None);
     // Before the result gets its name, so that a wrong one replaces nothing. What was written has the layout that is written.
     let mut check = |written: &Path| {
         bar.finish_and_clear();
-        seconds = started.elapsed().as_secs_f64();
+        (seconds, peak) = (started.elapsed().as_secs_f64(), peak_memory());
         if args.verify > 0 {
             let converted = ModelFiles::open(written, GgufOptions { i2s: Some(I2sLayout::Group128) })?;
             verification = Some(verify(&files, &converted, &options, args.verify, opening.arrangement)?);
@@ -98,7 +106,7 @@ pub fn run(args: &Args, opening: Opening) -> Result<()> {
         bar.set_position(done as u64);
     };
     let conversion = convert_checked(&files, &args.destination, &options, &mut progress, &mut check)?;
-    let outcome = Outcome { conversion, seconds, verification };
+    let outcome = Outcome { conversion, seconds, peak_memory_bytes: peak, verification };
     if args.json {
         return output::print_json(&outcome);
     }
@@ -106,32 +114,31 @@ pub fn run(args: &Args, opening: Opening) -> Result<()> {
 }
 
 fn report(args: &Args, format: &str, outcome: &Outcome) -> String {
-    let Outcome { conversion, seconds, verification } = outcome;
+    let Outcome { conversion, seconds, peak_memory_bytes, verification } = outcome;
     let rate = conversion.bytes_read.max(conversion.bytes_written) as f64 / 1e6 / seconds.max(1e-9);
     let mut text = format!(
         "converted     {} ({format}) to {} ({})\n\
-         read          {}, written {}, in {seconds:.1} s ({rate:.0} MB/s)\n",
-        args.source,
+         read          {}, written {}, in {seconds:.1} s ({rate:.0} MB/s){}\n",
+        args.source.display(),
         args.destination.display(),
         conversion.target,
         output::bytes(conversion.bytes_read),
         output::bytes(conversion.bytes_written),
+        peak_memory_bytes.map_or(String::new(), |bytes| format!(", peak memory {}", output::bytes(bytes as usize))),
     );
     text += &match (conversion.coded_projections, conversion.largest_scale_error) {
         (0, _) => "weights       floats\n".to_owned(),
         (n, 0.0) => format!("weights       the codes and scales of {n} projections, to the bit\n"),
         (n, error) => format!("weights       the codes of {n} projections, their scales to {error:.1e}\n"),
     };
-    if let Some(Verification { agreement, allowed_rms }) = verification {
-        let limit = allowed_rms.map_or("the price of quantizing".into(), |limit| format!("allowed {limit:.1e}"));
-        text += &format!(
-            "verified      {} positions: largest difference of a logit {:.2e}, rms {:.2e} of their deviation ({limit}), KL divergence \
-             {:.2e} nats, same first token {:.1} %\n",
-            agreement.positions,
-            agreement.largest_difference,
-            agreement.relative_rms,
-            agreement.divergence,
-            agreement.same_first * 100.0
+    if let Some(Verification { codes, agreement, allowed_rms, price }) = verification {
+        if codes.projections > 0 {
+            text += &format!("verified      the codes of {} projections, read back\n", codes.projections);
+        }
+        let limit = format!(" (allowed {allowed_rms:.1e})");
+        text += &format!("verified      {}\n", distance(agreement, &limit));
+        text.extend(
+            price.as_ref().map(|price| format!("price         {}\n", distance(price, " from the source as it is"))),
         );
     }
     text.extend(conversion.notes.iter().map(|note| match note.strip_prefix("warning: ") {
@@ -139,4 +146,16 @@ fn report(args: &Args, format: &str, outcome: &Outcome) -> String {
         None => format!("note: {note}\n"),
     }));
     text
+}
+
+fn distance(found: &Agreement, aside: &str) -> String {
+    format!(
+        "{} positions: largest difference of a logit {:.2e}, rms {:.2e} of their deviation{aside}, KL divergence {:.2e} nats, same \
+         first token {:.1} %",
+        found.positions,
+        found.largest_difference,
+        found.relative_rms,
+        found.divergence,
+        found.same_first * 100.0
+    )
 }

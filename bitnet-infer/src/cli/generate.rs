@@ -15,7 +15,7 @@ use super::{Opening, output};
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Model folder, GGUF file or llama2.c file
+    /// Model folder, GGUF file, llama2.c file, or hub:OWNER/NAME[@REVISION][:FILE]
     model: PathBuf,
     /// Text to continue; `-` or nothing reads it from stdin, less one newline at its end
     prompt: Option<String>,

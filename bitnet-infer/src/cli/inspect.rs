@@ -4,17 +4,16 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use bitnet_infer::engine::ModelFiles;
+use super::{Opening, output};
 use bitnet_infer::eval::inspect::{self, Inspection};
-use bitnet_model::files::gguf::GgufOptions;
-
-use super::output;
 
 /// Show what a model holds, after checking all of it.
+///
+/// Codes that cannot be and a tokenizer that does not fit are warnings here, and errors where the model is run.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  bitnet-infer inspect model --tensors")]
 pub struct Args {
-    /// Model folder, GGUF file or llama2.c file
+    /// Model folder, GGUF file, llama2.c file, or hub:OWNER/NAME[@REVISION][:FILE]
     model: PathBuf,
     /// List every tensor of the files, and every projection as it is read
     #[arg(long)]
@@ -28,8 +27,8 @@ pub struct Args {
 ///
 /// # Errors
 /// If the model would not load.
-pub fn run(args: &Args, options: GgufOptions) -> Result<()> {
-    let found = inspect::inspect_files(&ModelFiles::open(&args.model, options)?)?;
+pub fn run(args: &Args, opening: Opening) -> Result<()> {
+    let found = inspect::inspect_files(&opening.files(&args.model)?)?;
     if args.json {
         return output::print_json(&found);
     }

@@ -13,13 +13,14 @@ mod serve;
 
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 use bitnet_infer::engine::{self, Arrangement, LoadedModel, ModelFiles};
+use bitnet_infer::hub;
 use bitnet_infer::kernels::{self as table, Kernel, Ternary};
 use bitnet_model::files::gguf::{GgufOptions, I2sLayout};
 
@@ -48,6 +49,9 @@ struct Global {
     /// How the I2_S codes of a GGUF file lie: 128, 64, rows [default: what a probe of the codes finds]
     #[arg(long, global = true, value_name = "LAYOUT")]
     i2s: Option<I2sLayout>,
+    /// Take hub: models from the cache alone, as HF_HUB_OFFLINE=1 does
+    #[arg(long, global = true)]
+    offline: bool,
 }
 
 /// Each is described at its arguments.
@@ -100,7 +104,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Score(args) => score::run(&args, cli.global.opening()?),
         Command::Perplexity(args) => perplexity::run(&args, cli.global.opening()?),
         Command::Convert(args) => convert::run(&args, cli.global.opening()?),
-        Command::Inspect(args) => inspect::run(&args, cli.global.gguf()),
+        Command::Inspect(args) => inspect::run(&args, cli.global.opening()?),
         Command::Bench(args) => bench::run(&args, cli.global.opening()?),
         Command::Kernels(args) => kernels::run(&args, cli.global.kernel()?),
         Command::Serve(args) => serve::run(&args, cli.global.opening()?),
@@ -116,12 +120,9 @@ impl Global {
         chosen.map_err(anyhow::Error::msg)
     }
 
-    fn gguf(&self) -> GgufOptions {
-        GgufOptions { i2s: self.i2s }
-    }
-
     fn opening(&self) -> Result<Opening> {
-        Ok(Opening { arrangement: self.arrangement()?, gguf: self.gguf() })
+        let gguf = GgufOptions { i2s: self.i2s };
+        Ok(Opening { arrangement: self.arrangement()?, gguf, offline: self.offline })
     }
 
     fn arrangement(&self) -> Result<Arrangement> {
@@ -134,11 +135,22 @@ impl Global {
 struct Opening {
     arrangement: Arrangement,
     gguf: GgufOptions,
+    offline: bool,
 }
 
 impl Opening {
-    fn open(self, path: &Path) -> Result<LoadedModel> {
-        Ok(engine::open_files(&ModelFiles::open(path, self.gguf)?, self.arrangement)?)
+    /// The files of a model: a path, or `hub:OWNER/NAME[@REVISION][:FILE]`, which is downloaded where it is not cached.
+    fn files(self, model: &Path) -> Result<ModelFiles> {
+        let path = match model.to_str() {
+            Some(text) => hub::local(text, self.offline)?,
+            None => PathBuf::from(model),
+        };
+        Ok(ModelFiles::open(&path, self.gguf)?)
+    }
+
+    /// A model in memory.
+    fn open(self, model: &Path) -> Result<LoadedModel> {
+        Ok(engine::open_files(&self.files(model)?, self.arrangement)?)
     }
 }
 

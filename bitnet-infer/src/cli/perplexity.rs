@@ -20,7 +20,7 @@ use super::{Opening, output};
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Model folder, GGUF file or llama2.c file
+    /// Model folder, GGUF file, llama2.c file, or hub:OWNER/NAME[@REVISION][:FILE]
     model: PathBuf,
     /// UTF-8 text file
     file: PathBuf,

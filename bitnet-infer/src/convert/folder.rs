@@ -7,17 +7,18 @@ use std::path::Path;
 use bitnet_model::config::Storage;
 use bitnet_model::files::gguf::encode_row;
 use bitnet_model::files::hugging_face::{
-    CHAT_TEMPLATE_FILE, CONFIG_FILE, GENERATION_FILE, SPECIAL_TOKENS_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE,
+    self, CHAT_TEMPLATE_FILE, CONFIG_FILE, GENERATION_FILE, SPECIAL_TOKENS_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE,
     WEIGHTS_FILE, check_replaceable, generation_config, tensor_type,
 };
+use bitnet_model::files::source::{TableBytes, TableView};
 use bitnet_model::files::stream::{PlannedTensor, safetensors_header};
 use bitnet_model::files::tensors::Dtype;
-use bitnet_model::files::{read_bounded, write_folder_atomic, write_synced};
+use bitnet_model::files::{read_ordinary, write_folder_atomic, write_synced};
 use bitnet_model::weights::{FloatMatrix, FloatType, LinearWeights};
 
 use super::part::{
     Produced, Sink, as_kind, codes_of, floats_of, io_error, masters_of, relative_error, tensor_error,
-    write_projections, write_table,
+    write_coded_table, write_projections, write_table,
 };
 use super::{Conversion, HeadType, Job, Target};
 use crate::engine::{Error, Result};
@@ -48,6 +49,8 @@ struct Types {
     head: FloatType,
     norms: FloatType,
     projections: FloatType,
+    /// Whether the head (and the embedding, where they are one) is 8-bit codes.
+    coded_head: bool,
 }
 
 impl Types {
@@ -60,23 +63,31 @@ impl Types {
         let mut head = job.weights.head_table()?.map_or(embedding, |view| view.float_type());
         match job.options.head {
             None => {}
+            Some(HeadType::Int8) if job.options.target == Target::Bitnet => {}
             Some(HeadType::F16) => (embedding, head) = (if tied { FloatType::F16 } else { embedding }, FloatType::F16),
             Some(other) => {
                 let (name, target) = (other.name(), job.options.target);
-                return Err(Error::Input(format!("--head {name} is for GGUF: `{target}` holds floats, expected f16")));
+                let known = if target == Target::Bitnet { "f16 or int8" } else { "f16" };
+                return Err(Error::Input(format!("--head {name}: `{target}` holds a head in {known}")));
             }
         }
         let projections = common_type(job)?;
         let has_floats = job.config.storage == Storage::Float;
         let one = match job.options.target {
             Target::Universal => FloatType::Bf16,
-            Target::Bitnet => return Ok(Self { embedding, head, norms: FloatType::F32, projections }),
+            Target::Bitnet => {
+                let is_coded = |view: TableView| matches!(view.data, TableBytes::Codes { .. });
+                let was_coded =
+                    job.weights.head_table()?.map_or_else(|| job.weights.embedding_table(), Ok).map(is_coded)?;
+                let coded_head = job.options.head == Some(HeadType::Int8) || (job.options.head.is_none() && was_coded);
+                return Ok(Self { embedding, head, norms: FloatType::F32, projections, coded_head });
+            }
             _ if head == embedding && (!has_floats || projections == embedding) && norms_are(job, embedding)? => {
                 embedding
             }
             _ => FloatType::F32,
         };
-        Ok(Self { embedding: one, head: one, norms: one, projections: one })
+        Ok(Self { embedding: one, head: one, norms: one, projections: one, coded_head: false })
     }
 }
 
@@ -124,10 +135,15 @@ fn write_weights(
     let mut out = BufWriter::new(file);
     let mut sink = Sink { out: &mut out, path, written: 0, total, progress };
     sink.put(&header)?;
-    write_table(job, job.weights.embedding_table()?, as_kind(types.embedding), EMBEDDING, &mut sink)?;
+    let tied = job.config.tie_word_embeddings;
+    let table = |view: TableView, float_type, name, coded: bool, sink: &mut Sink| match coded {
+        true => write_coded_table(job, view, name, sink),
+        false => write_table(job, view, as_kind(float_type), name, sink),
+    };
+    table(job.weights.embedding_table()?, types.embedding, EMBEDDING, types.coded_head && tied, &mut sink)?;
     sink.put(&norm(&job.weights.final_norm()?, types.norms))?;
     if let Some(head) = job.weights.head_table()? {
-        write_table(job, head, as_kind(types.head), HEAD, &mut sink)?;
+        table(head, types.head, HEAD, types.coded_head, &mut sink)?;
     }
     let norms = |layer: usize, sink: &mut Sink| {
         (0..job.config.norms().len())
@@ -146,13 +162,18 @@ fn write_weights(
 fn plan(job: &Job, types: &Types) -> Vec<PlannedTensor> {
     let config = job.config;
     let tensor = |name: String, dtype, shape: &[usize]| PlannedTensor { name, dtype, shape: shape.to_vec() };
-    let table = [config.vocab_size, config.hidden_size];
-    let mut plan = vec![
-        tensor(EMBEDDING.into(), dtype(types.embedding), &table),
-        tensor("model.norm.weight".into(), dtype(types.norms), &[config.hidden_size]),
-    ];
+    let (vocab, hidden) = (config.vocab_size, config.hidden_size);
+    let table = |name: &str, float_type, coded: bool| match coded {
+        false => vec![tensor(name.into(), dtype(float_type), &[vocab, hidden])],
+        true => vec![
+            tensor(name.into(), Dtype::I8, &[vocab, hidden]),
+            tensor(format!("{name}_scale"), Dtype::F32, &[vocab]),
+        ],
+    };
+    let mut plan = table(EMBEDDING, types.embedding, types.coded_head && config.tie_word_embeddings);
+    plan.push(tensor("model.norm.weight".into(), dtype(types.norms), &[hidden]));
     if !config.tie_word_embeddings {
-        plan.push(tensor(HEAD.into(), dtype(types.head), &table));
+        plan.extend(table(HEAD, types.head, types.coded_head));
     }
     for layer in 0..config.num_hidden_layers {
         for (name, len) in config.norms() {
@@ -221,7 +242,7 @@ fn write_text_files(job: &Job, folder: &Path) -> Result<()> {
         for name in [TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE, CHAT_TEMPLATE_FILE, GENERATION_FILE] {
             let path = source.join(name);
             if path.exists() {
-                write_synced(&folder.join(name), &read_bounded(&path, LARGEST_TEXT)?)?;
+                write_synced(&folder.join(name), &read_ordinary(&path, LARGEST_TEXT)?)?;
             }
         }
     } else if let Some(json) = job.files.tokenizer_json()? {
@@ -229,7 +250,13 @@ fn write_text_files(job: &Job, folder: &Path) -> Result<()> {
         let tokenizer = job.files.tokenizer(job.config)?;
         let text = |id: Option<u32>| id.zip(tokenizer.as_ref()).and_then(|(id, tokenizer)| tokenizer.text_of(id));
         let mut config = serde_json::json!({ "tokenizer_class": "PreTrainedTokenizerFast" });
-        config["bos_token"] = text(job.config.bos_token_id).into();
+        let added = job.files.added_tokens()?;
+        config["bos_token"] = text(added.bos).into();
+        for (key, flag) in [("add_bos_token", added.add_bos), ("add_eos_token", added.add_eos)] {
+            if let Some(flag) = flag {
+                config[key] = flag.into();
+            }
+        }
         config["eos_token"] = text(job.config.eos_token_ids.first().copied()).into();
         if let Some(template) = job.files.chat_template()? {
             config["chat_template"] = template.into();
@@ -269,13 +296,10 @@ fn notes(job: &Job) -> Vec<String> {
 /// The `config.json`, with the type that most floats have.
 fn config_json(job: &Job, types: &Types) -> Result<String> {
     let fail = |e: serde_json::Error| Error::Input(e.to_string());
-    let mut json: serde_json::Value = serde_json::from_str(&job.config.to_json()).map_err(fail)?;
-    json["torch_dtype"] = match types.norms {
-        FloatType::F32 => "float32",
-        FloatType::F16 => "float16",
-        FloatType::Bf16 => "bfloat16",
-    }
-    .into();
+    let text = hugging_face::config_json(job.config, types.norms);
+    let mut json: serde_json::Value = serde_json::from_str(&text).map_err(fail)?;
+    // The token that begins a text keeps its name where the tokenizer does not add it: `tokenizer_config.json` says which.
+    json["bos_token_id"] = job.config.bos_token_id.or(job.files.added_tokens()?.bos).into();
     Ok(serde_json::to_string_pretty(&json).map_err(fail)? + "\n")
 }
 

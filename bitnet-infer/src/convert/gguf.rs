@@ -6,8 +6,8 @@ use std::path::Path;
 use bitnet_model::config::{HiddenAct, RopeScaling, rope_frequency};
 use bitnet_model::files::AtomicFile;
 use bitnet_model::files::gguf::{
-    CHAT_TEMPLATE, HUGGING_FACE_JSON, HeaderWriter, I2sLayout, NORMS, PROJECTIONS, PlannedTensor, TensorType,
-    TokenLists, config_keys, encode_codes, encode_row, pack_i2s,
+    CHAT_TEMPLATE, EOS_TOKENS, HUGGING_FACE_JSON, HeaderWriter, I2sLayout, NORMS, PROJECTIONS, PlannedTensor,
+    TensorType, TokenLists, config_keys, encode_codes, encode_row, pack_i2s,
 };
 use bitnet_model::files::source::{ROTATED, row_of_halves, rows_from};
 use bitnet_model::packed::PackedMatrix;
@@ -17,7 +17,7 @@ use super::part::{
     Produced, Sink, codes_of, floats_of, io_error, relative_error, tensor_error, write_projections, write_table,
 };
 use super::{Conversion, HeadType, Job};
-use crate::engine::Result;
+use crate::engine::{Error, Result};
 
 /// Writes the file, all or nothing.
 pub(super) fn write(
@@ -28,6 +28,10 @@ pub(super) fn write(
     check: &mut dyn FnMut(&Path) -> Result<()>,
 ) -> Result<()> {
     let kind = job.options.target.gguf_type().expect("a GGUF target");
+    if job.options.head == Some(HeadType::Int8) {
+        let reason = "--head int8 is of this project's folder (`bitnet`): GGUF has q8_0, with a scale for each 32";
+        return Err(Error::Input(reason.into()));
+    }
     let mut keys = config_keys(job.config, file_type(kind));
     tokenizer_keys(job, &mut keys, &mut done.notes)?;
     done.notes.extend(notes(job, kind));
@@ -104,10 +108,22 @@ fn tokenizer_keys(job: &Job, keys: &mut HeaderWriter, notes: &mut Vec<String>) -
         }
     }
     keys.text(HUGGING_FACE_JSON, &String::from_utf8_lossy(&json));
-    if let Some(bos) = config.bos_token_id {
+    let added = job.files.added_tokens()?;
+    if let Some(bos) = added.bos.or(config.bos_token_id) {
         keys.u32("tokenizer.ggml.bos_token_id", bos);
     }
     keys.flag("tokenizer.ggml.add_bos_token", config.bos_token_id.is_some());
+    if let Some(add_eos) = added.add_eos {
+        keys.flag("tokenizer.ggml.add_eos_token", add_eos);
+    }
+    let ends: Vec<i32> = config.eos_token_ids.iter().filter_map(|&id| i32::try_from(id).ok()).collect();
+    keys.integers(EOS_TOKENS, &ends);
+    if ends.len() > 3 {
+        notes.push(format!(
+            "llama.cpp has keys for three end tokens: it will not stop at the last {} of this model's",
+            ends.len() - 3
+        ));
+    }
     for (key, id) in ["eos_token_id", "eot_token_id", "eom_token_id"].iter().zip(&config.eos_token_ids) {
         keys.u32(&format!("tokenizer.ggml.{key}"), *id);
     }
@@ -146,7 +162,7 @@ fn plan(job: &Job, kind: TensorType) -> Vec<PlannedTensor> {
 
 /// The types of embedding and head: what was asked for is that of the head, and of the embedding where they are one.
 fn table_types(job: &Job) -> [TensorType; 2] {
-    let head = job.options.head.map_or(TensorType::F16, HeadType::gguf);
+    let head = job.options.head.and_then(HeadType::gguf).unwrap_or(TensorType::F16);
     [if job.config.tie_word_embeddings { head } else { TensorType::F16 }, head]
 }
 

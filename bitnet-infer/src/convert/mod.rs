@@ -8,6 +8,7 @@ mod folder;
 mod gguf;
 mod part;
 mod requantized;
+mod same_codes;
 mod target;
 mod verify;
 
@@ -19,8 +20,9 @@ use bitnet_model::files::source::WeightSource;
 use crate::engine::{Error, ModelFiles, Result};
 
 pub use requantized::Requantized;
+pub use same_codes::SameCodes;
 pub use target::{HeadType, Target};
-pub use verify::{Agreement, Verification, verify};
+pub use verify::{Agreement, Verification, check_positions, verify};
 
 /// What to convert to, and how.
 #[derive(Clone, Debug)]
@@ -79,15 +81,7 @@ pub fn convert_checked(
     check: &mut dyn FnMut(&Path) -> Result<()>,
 ) -> Result<Conversion> {
     check_destination(files.path(), destination, options)?;
-    files.with_weights(|weights| {
-        let requantized;
-        let weights: &dyn WeightSource = match &options.quantize {
-            None => weights,
-            Some((weight, activation)) => {
-                requantized = Requantized::new(weights, weight, activation)?;
-                &requantized
-            }
-        };
+    with_wanted(files, options, |weights| {
         let config = options.target.config(weights.config())?;
         let mut done = Conversion {
             target: options.target.name(),
@@ -104,6 +98,18 @@ pub fn convert_checked(
             folder::write(&job, destination, &mut done, progress, check)?;
         }
         Ok(done)
+    })
+}
+
+/// Gives what is to be written to `use_weights`: the weights of the source, quantized if that was asked for.
+fn with_wanted<R>(
+    files: &ModelFiles,
+    options: &ConvertOptions,
+    use_weights: impl FnOnce(&dyn WeightSource) -> Result<R>,
+) -> Result<R> {
+    files.with_weights(|weights| match &options.quantize {
+        None => use_weights(weights),
+        Some((weight, activation)) => use_weights(&Requantized::new(weights, weight, activation)?),
     })
 }
 

@@ -10,6 +10,7 @@ use bitnet_model::files::gguf::{TensorType, encode_row};
 use bitnet_model::files::hugging_face::quantize;
 use bitnet_model::files::source::{TableBytes, TableView, WeightSource, dequantized};
 use bitnet_model::packed::PackedMatrix;
+use bitnet_model::quant::weight_scheme;
 use bitnet_model::weights::{FloatMatrix, FloatType, LinearWeights};
 
 use super::{Conversion, Job};
@@ -82,6 +83,36 @@ pub(super) fn write_table(job: &Job, view: TableView, kind: TensorType, name: &s
         job.files.release();
     }
     Ok(())
+}
+
+/// Writes a table as 8-bit codes with a scale for each row, those that it has already where it is one; then the scales.
+pub(super) fn write_coded_table(job: &Job, view: TableView, name: &str, sink: &mut Sink) -> Result<()> {
+    let scheme = weight_scheme("int8").ok().flatten().expect("in the table");
+    let mut scales = Vec::with_capacity(4 * view.rows);
+    let rows: Vec<usize> = (0..view.rows).collect();
+    for rows in rows.chunks((TABLE_BYTES / (4 * view.cols)).max(1)) {
+        let coded: Vec<Result<(Vec<u8>, f32)>> = rows
+            .par_iter()
+            .map(|&row| {
+                if let TableBytes::Codes { codes, scales } = view.data {
+                    let scale = f32::from_le_bytes(scales.as_chunks::<4>().0[row]);
+                    return Ok((codes[row * view.cols..][..view.cols].to_vec(), scale));
+                }
+                let (mut values, mut codes) = (vec![0f32; view.cols], vec![0i8; view.cols]);
+                view.row_to_f32(row, &mut values);
+                check_values(job, name, &values, TensorType::F32, row)?;
+                let scale = scheme.quantize(&values, 1, &mut codes)[0];
+                Ok((codes.into_iter().map(|code| code as u8).collect(), scale))
+            })
+            .collect();
+        for coded in coded {
+            let (codes, scale) = coded?;
+            sink.put(&codes)?;
+            scales.extend(scale.to_le_bytes());
+        }
+        job.files.release();
+    }
+    sink.put(&scales)
 }
 
 /// Refuses what is not finite, and what would not be in half precision.

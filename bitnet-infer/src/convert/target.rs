@@ -139,11 +139,13 @@ pub enum HeadType {
     Q8_0,
     /// 6.6 bits, scales for each 16 (GGUF).
     Q6K,
+    /// 8 bits, a scale for each row (this project's folder).
+    Int8,
 }
 
 impl HeadType {
     /// All types.
-    pub const ALL: [Self; 3] = [Self::F16, Self::Q8_0, Self::Q6K];
+    pub const ALL: [Self; 4] = [Self::F16, Self::Q8_0, Self::Q6K, Self::Int8];
 
     /// The name used on the command line and in reports.
     pub fn name(self) -> &'static str {
@@ -151,15 +153,17 @@ impl HeadType {
             Self::F16 => "f16",
             Self::Q8_0 => "q8_0",
             Self::Q6K => "q6_k",
+            Self::Int8 => "int8",
         }
     }
 
-    /// As a type of GGUF.
-    pub(super) fn gguf(self) -> TensorType {
+    /// As a type of GGUF, if it is one.
+    pub(super) fn gguf(self) -> Option<TensorType> {
         match self {
-            Self::F16 => TensorType::F16,
-            Self::Q8_0 => TensorType::Q8_0,
-            Self::Q6K => TensorType::Q6K,
+            Self::F16 => Some(TensorType::F16),
+            Self::Q8_0 => Some(TensorType::Q8_0),
+            Self::Q6K => Some(TensorType::Q6K),
+            Self::Int8 => None,
         }
     }
 }

@@ -1,11 +1,12 @@
 //! Whether a converted model computes what its source does.
 
 use bitnet_model::ModelConfig;
+use bitnet_model::files::source::WeightSource;
 use bitnet_model::rng::{Stream, generator};
 use rand::Rng;
 
-use super::{ConvertOptions, HeadType, Target};
-use crate::engine::{Arrangement, Error, KvCache, LogitsFor, Model, ModelFiles, Result, argmax, open_files};
+use super::{ConvertOptions, HeadType, SameCodes, Target, same_codes, with_wanted};
+use crate::engine::{Arrangement, Error, KvCache, LogitsFor, Model, ModelFiles, Result, argmax, model_of, open_files};
 
 /// How far two models are apart on the same tokens.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
@@ -22,16 +23,20 @@ pub struct Agreement {
     pub same_first: f64,
 }
 
-/// A comparison, and what the formats allow.
+/// A comparison that was passed.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Verification {
-    /// What was found.
+    /// The codes and scales of the result against those that should be in it.
+    pub codes: SameCodes,
+    /// The result against what should have been written: the source, quantized in memory where that was asked for.
     pub agreement: Agreement,
-    /// The relative rms that the formats explain; `None` where a model was quantized, and any difference is its price.
-    pub allowed_rms: Option<f64>,
+    /// The relative rms that the formats explain.
+    pub allowed_rms: f64,
+    /// Where the source was quantized: the result against the source as it is, which is the price of quantizing.
+    pub price: Option<Agreement>,
 }
 
-/// Runs `positions` random tokens through both models, as many at a time as their context holds.
+/// Compares the codes, then runs `positions` random tokens through both models, as many at a time as their context holds.
 ///
 /// # Errors
 /// If one of them does not load, or they differ in vocabulary; or if they differ by more than the formats explain.
@@ -42,37 +47,58 @@ pub fn verify(
     positions: usize,
     arrangement: Arrangement,
 ) -> Result<Verification> {
+    check_positions(source, positions)?;
+    let codes = with_wanted(source, options, |wanted| {
+        let compare =
+            |found: &dyn WeightSource| same_codes::compare(wanted, found, options.target, [source, converted]);
+        converted.with_weights(compare)
+    })?;
     // One after the other: two large models may not fit into memory together.
-    let expected = logits_of(source, positions, arrangement)?;
-    let allowed_rms = options.quantize.is_none().then(|| allowed(&expected.config, options));
-    let mut agreement = Sums::default();
-    let found = logits_of(converted, positions, arrangement)?;
-    if found.config.vocab_size != expected.config.vocab_size {
-        let (a, b) = (expected.config.vocab_size, found.config.vocab_size);
-        return Err(Error::Input(format!("the converted model has a vocabulary of {b}, the source one of {a}")));
-    }
-    let vocab = expected.config.vocab_size;
-    for (expected, found) in expected.logits.chunks(vocab).zip(found.logits.chunks(vocab)) {
-        agreement.add(expected, found);
-    }
-    let agreement = agreement.finish();
+    let (expected, allowed_rms) = with_wanted(source, options, |wanted| {
+        let model = model_of(source, wanted, arrangement)?;
+        Ok((logits_of(source, &model, positions)?, allowed(wanted.config(), options)))
+    })?;
+    let original = match options.quantize {
+        Some(_) => Some(logits_of(source, &open_files(source, arrangement)?.model, positions)?),
+        None => None,
+    };
+    let found = logits_of(converted, &open_files(converted, arrangement)?.model, positions)?;
+    let agreement = agreement(&expected, &found)?;
     let rms = agreement.relative_rms;
     if rms.is_nan() {
         let path = converted.path().display();
         return Err(Error::Input(format!("{path}: its logits, or the source's, are no numbers: do not use it")));
     }
-    if let Some(limit) = allowed_rms.filter(|limit| rms > *limit) {
+    if rms > allowed_rms {
         return Err(Error::Input(format!(
-            "{}: its logits differ from the source's by {:.2e} of their deviation (the largest by {:.2e}), and `{}` explains {limit:.1e}: \
-             do not use it",
+            "{}: its logits differ from the source's by {rms:.2e} of their deviation (the largest by {:.2e}), and `{}` explains \
+             {allowed_rms:.1e}: do not use it",
             converted.path().display(),
-            agreement.relative_rms,
             agreement.largest_difference,
             options.target
         )));
     }
-    Ok(Verification { agreement, allowed_rms })
+    let price = original.map(|original| self::agreement(&original, &found)).transpose()?;
+    Ok(Verification { codes, agreement, allowed_rms, price })
 }
+
+/// Refuses more positions than their logits have room for.
+///
+/// # Errors
+/// How many there may be; or if the model cannot be read.
+pub fn check_positions(source: &ModelFiles, positions: usize) -> Result<()> {
+    let vocab = source.with_weights(|weights| Ok::<_, Error>(weights.config().vocab_size))?;
+    let most = MOST_LOGITS / vocab;
+    if positions <= most {
+        return Ok(());
+    }
+    Err(Error::Input(format!(
+        "--verify: the logits of {positions} positions of {vocab} tokens would fill the memory: expected at most {most}"
+    )))
+}
+
+/// Logits of one model that are kept: 512 MiB.
+const MOST_LOGITS: usize = 1 << 27;
 
 /// Relative rms that may come of a target: what rounding does to a logit, and where activations are quantized, that a float in
 /// its last bit may move a code by one.
@@ -81,7 +107,7 @@ fn allowed(config: &ModelConfig, options: &ConvertOptions) -> f64 {
     let activations = config.quantization.activation.is_some();
     let head: f64 = match options.head {
         Some(HeadType::Q6K) => 0.05,
-        Some(HeadType::Q8_0) => 0.02,
+        Some(HeadType::Q8_0 | HeadType::Int8) => 0.02,
         // From f32; a head in f16 stays as it is.
         Some(HeadType::F16) => 0.005,
         None if options.target.gguf_type().is_some() => 0.005,
@@ -102,22 +128,33 @@ fn allowed(config: &ModelConfig, options: &ConvertOptions) -> f64 {
 }
 
 struct Logits {
-    config: ModelConfig,
+    vocab: usize,
     /// `[positions, vocab]`.
     logits: Vec<f32>,
 }
 
-fn logits_of(files: &ModelFiles, positions: usize, arrangement: Arrangement) -> Result<Logits> {
-    let model = open_files(files, arrangement)?.model;
+fn logits_of(files: &ModelFiles, model: &Model, positions: usize) -> Result<Logits> {
     files.release();
-    let config = model.config().clone();
+    let config = model.config();
     let mut rng = generator(0, Stream::Sampling);
     let tokens: Vec<u32> = (0..positions).map(|_| rng.random_range(0..config.vocab_size as u32)).collect();
-    let mut logits = Vec::new();
+    let mut logits = Vec::with_capacity(positions * config.vocab_size);
     for tokens in tokens.chunks(config.max_position_embeddings.min(TOKENS_AT_ONCE)) {
-        logits.extend(run(&model, tokens)?);
+        logits.extend(run(model, tokens)?);
     }
-    Ok(Logits { config, logits })
+    Ok(Logits { vocab: config.vocab_size, logits })
+}
+
+fn agreement(expected: &Logits, found: &Logits) -> Result<Agreement> {
+    if found.vocab != expected.vocab {
+        let (a, b) = (expected.vocab, found.vocab);
+        return Err(Error::Input(format!("the converted model has a vocabulary of {b}, the source one of {a}")));
+    }
+    let mut sums = Sums::default();
+    for (expected, found) in expected.logits.chunks(expected.vocab).zip(found.logits.chunks(found.vocab)) {
+        sums.add(expected, found);
+    }
+    Ok(sums.finish())
 }
 
 fn run(model: &Model, tokens: &[u32]) -> Result<Vec<f32>> {

@@ -4,12 +4,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bitnet_model::ModelConfig;
+use bitnet_model::files::added_tokens::{AddedTokens, ends_of_generation};
 use bitnet_model::files::gguf::{self, GgufFile, GgufModel, GgufOptions};
-use bitnet_model::files::hugging_face::{self, CONFIG_FILE, INDEX_FILE, TOKENIZER_FILE, WEIGHTS_FILE, WeightReader};
+use bitnet_model::files::hugging_face::{
+    self, CONFIG_FILE, GENERATION_FILE, INDEX_FILE, TOKENIZER_FILE, WEIGHTS_FILE, WeightReader,
+};
 use bitnet_model::files::llama2c::{self, Llama2c};
 use bitnet_model::files::source::WeightSource;
 use bitnet_model::files::tensors::TensorFile;
-use bitnet_model::files::{names_in, read_bounded};
+use bitnet_model::files::{names_in, read_ordinary};
 use bitnet_model::tokenizer::Tokenizer;
 
 use super::error::{Error, Result};
@@ -26,7 +29,7 @@ pub struct ModelFiles {
 /// How a model is kept, found out from what files hold and never from their names.
 enum Format {
     /// `config.json` and safetensors, one file or several.
-    Folder(Box<ModelConfig>),
+    Folder(Box<ModelConfig>, AddedTokens),
     Gguf,
     Llama2c,
 }
@@ -69,16 +72,26 @@ impl ModelFiles {
         let index = path.join(INDEX_FILE);
         let names = match (path.join(WEIGHTS_FILE).exists(), index.exists()) {
             (true, _) => vec![WEIGHTS_FILE.to_owned()],
-            (false, true) => hugging_face::shard_names(&read_bounded(&index, 64 << 20)?, &index.display().to_string())?,
+            (false, true) => {
+                hugging_face::shard_names(&read_ordinary(&index, 64 << 20)?, &index.display().to_string())?
+            }
             (false, false) => return missing(WEIGHTS_FILE),
         };
-        let config = ModelConfig::read(&path.join(CONFIG_FILE))?;
+        let mut config = ModelConfig::read(&path.join(CONFIG_FILE))?;
+        let added = AddedTokens::of_folder(path, config.bos_token_id)?;
+        // A configuration names a token that its tokenizer may not put in front.
+        if let Some(add_bos) = added.add_bos {
+            config.bos_token_id = added.bos.filter(|_| add_bos);
+        }
+        let more = ends_of_generation(path)?.into_iter().filter(|id| !config.eos_token_ids.contains(id));
+        config.eos_token_ids = [config.eos_token_ids.clone(), more.collect()].concat();
+        config.validate(&path.join(GENERATION_FILE).display().to_string())?;
         let open = |name: String| -> Result<(Arc<MappedFile>, String)> {
             let file = path.join(name);
             Ok((Arc::new(MappedFile::open(&file)?), file.display().to_string()))
         };
         let maps = names.into_iter().map(open).collect::<Result<_>>()?;
-        Ok(Self { path: path.to_path_buf(), maps, format: Format::Folder(Box::new(config)), options })
+        Ok(Self { path: path.to_path_buf(), maps, format: Format::Folder(Box::new(config), added), options })
     }
 
     /// Parses the headers and gives the weights to `use_weights`.
@@ -91,7 +104,7 @@ impl ModelFiles {
     ) -> Result<R, E> {
         let (map, name) = &self.maps[0];
         match &self.format {
-            Format::Folder(config) => {
+            Format::Folder(config, _) => {
                 let shards: Vec<(&[u8], &str)> =
                     self.maps.iter().map(|(map, name)| (map.bytes(), name.as_str())).collect();
                 let origin = if shards.len() == 1 { name.clone() } else { self.path.display().to_string() };
@@ -108,7 +121,7 @@ impl ModelFiles {
     /// The name of the format.
     pub fn format(&self) -> &'static str {
         match &self.format {
-            Format::Folder(_) => "Hugging Face folder",
+            Format::Folder(..) => "Hugging Face folder",
             Format::Gguf => "GGUF",
             Format::Llama2c => "llama2.c",
         }
@@ -131,9 +144,9 @@ impl ModelFiles {
     pub fn tokenizer_json(&self) -> Result<Option<Vec<u8>>> {
         let (map, name) = &self.maps[0];
         match &self.format {
-            Format::Folder(_) => {
+            Format::Folder(..) => {
                 let path = self.path.join(TOKENIZER_FILE);
-                Ok(if path.exists() { Some(read_bounded(&path, LARGEST_TOKENIZER)?) } else { None })
+                Ok(if path.exists() { Some(read_ordinary(&path, LARGEST_TOKENIZER)?) } else { None })
             }
             Format::Gguf => {
                 let file = GgufFile::parse(map.bytes(), name)?;
@@ -146,7 +159,7 @@ impl ModelFiles {
                     if !(file.starts_with("tok") && file.ends_with(".bin")) {
                         continue;
                     }
-                    let bytes = read_bounded(&path, LARGEST_TOKENIZER)?;
+                    let bytes = read_ordinary(&path, LARGEST_TOKENIZER)?;
                     if let Some(lists) = llama2c::token_lists(&bytes, vocab) {
                         return Ok(Some(lists.to_json(&path.display().to_string())?));
                     }
@@ -161,14 +174,38 @@ impl ModelFiles {
     /// # Errors
     /// If it does not load or has more tokens than the model.
     pub fn tokenizer(&self, config: &ModelConfig) -> Result<Option<Tokenizer>> {
+        let tokenizer = self.any_tokenizer()?;
+        tokenizer.iter().try_for_each(|tokenizer| tokenizer.check_fits(config))?;
+        Ok(tokenizer)
+    }
+
+    /// The tokenizer, whether it fits the model or not.
+    ///
+    /// # Errors
+    /// If it does not load.
+    pub fn any_tokenizer(&self) -> Result<Option<Tokenizer>> {
         let Some(json) = self.tokenizer_json()? else { return Ok(None) };
         let origin = match &self.format {
-            Format::Folder(_) => self.path.join(TOKENIZER_FILE),
+            Format::Folder(..) => self.path.join(TOKENIZER_FILE),
             Format::Gguf | Format::Llama2c => self.path.clone(),
         };
-        let tokenizer = Tokenizer::from_bytes(&json, &origin.display().to_string())?;
-        tokenizer.check_fits(config)?;
-        Ok(Some(tokenizer))
+        Ok(Some(Tokenizer::from_bytes(&json, &origin.display().to_string())?))
+    }
+
+    /// What the tokenizer puts around a text by itself.
+    ///
+    /// # Errors
+    /// If a key that says so is not what it should be.
+    pub fn added_tokens(&self) -> Result<AddedTokens> {
+        let (map, name) = &self.maps[0];
+        match &self.format {
+            Format::Folder(_, added) => Ok(*added),
+            Format::Gguf => Ok(gguf::added_tokens(&GgufFile::parse(map.bytes(), name)?)?),
+            Format::Llama2c => {
+                let bos = Llama2c::parse(map.bytes(), name)?.config().bos_token_id;
+                Ok(AddedTokens { bos, add_bos: Some(bos.is_some()), add_eos: None })
+            }
+        }
     }
 
     /// The template of chats, if the model has one.
@@ -178,7 +215,7 @@ impl ModelFiles {
     pub fn chat_template(&self) -> Result<Option<String>> {
         let (map, name) = &self.maps[0];
         match &self.format {
-            Format::Folder(_) => Ok(hugging_face::chat_template(&self.path)?),
+            Format::Folder(..) => Ok(hugging_face::chat_template(&self.path)?),
             Format::Gguf => Ok(gguf::chat_template(&GgufFile::parse(map.bytes(), name)?)?),
             Format::Llama2c => Ok(None),
         }
@@ -186,7 +223,7 @@ impl ModelFiles {
 
     /// The folder, if the model is one.
     pub fn folder(&self) -> Option<&Path> {
-        matches!(self.format, Format::Folder(_)).then_some(&*self.path)
+        matches!(self.format, Format::Folder(..)).then_some(&*self.path)
     }
 
     /// The map that `bytes` are a part of.

@@ -103,9 +103,10 @@ enum Form {
 }
 
 impl Head {
-    /// A head of stored weights.
+    /// A head of stored weights: floats, or codes.
     pub fn new(table: Arc<Table>, kernel: &'static Kernel) -> Self {
-        Self { kernel, table, form: Form::Stored }
+        let form = if table.is_coded() { Form::Int8(Coded::int8(&table, kernel)) } else { Form::Stored };
+        Self { kernel, table, form }
     }
 
     /// The table of stored weights.
@@ -115,6 +116,10 @@ impl Head {
 
     /// The same weights in another form, on the current pool. A stored head is copied from a mapped file into memory.
     pub fn with_format(mut self, format: HeadFormat) -> Self {
+        // Of codes, there is nothing more exact than the codes.
+        if self.table.is_coded() && format != HeadFormat::Int4 {
+            return self;
+        }
         if format == HeadFormat::Stored
             && let Some(copy) = self.table.copied()
         {

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use bitnet_model::files::gguf::GgufOptions;
 use bitnet_model::files::hugging_face::TOKENIZER_FILE;
-use bitnet_model::files::source::{TableBytes, TableView};
+use bitnet_model::files::source::{TableBytes, TableView, WeightSource};
 use bitnet_model::files::tensors::FloatBytes;
 use bitnet_model::tokenizer::Tokenizer;
 use bitnet_model::weights::{FloatData, FloatMatrix};
@@ -42,27 +42,46 @@ pub fn open(path: &Path, arrangement: impl Into<Arrangement>) -> Result<LoadedMo
 /// As [`open`].
 pub fn open_files(files: &ModelFiles, arrangement: impl Into<Arrangement>) -> Result<LoadedModel> {
     files.with_weights(|weights| {
-        let config = weights.config().clone();
-        let tokenizer = files.tokenizer(&config)?;
-        let table = |view| table(files, view);
-        let tables = Tables {
-            embedding: table(weights.embedding_table()?)?,
-            head: weights.head_table()?.map(table).transpose()?,
-            final_norm: weights.final_norm()?,
-        };
-        let next = |index| {
-            let block = weights.block(index)?;
-            // The block has been copied: its pages would only add to the memory that loading takes.
-            files.release();
-            Ok(block)
-        };
-        let model = Model::from_layers(config, tables, next, arrangement.into())?;
+        let tokenizer = files.tokenizer(weights.config())?;
+        let model = model_of(files, weights, arrangement.into())?;
         Ok(LoadedModel { model, tokenizer, path: files.path().to_path_buf() })
     })
 }
 
+/// The model that `weights`, which stand in `files`, are.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) fn model_of(files: &ModelFiles, weights: &dyn WeightSource, arrangement: Arrangement) -> Result<Model> {
+    let table = |view| table(files, view);
+    let tables = Tables {
+        embedding: table(weights.embedding_table()?)?,
+        head: weights.head_table()?.map(table).transpose()?,
+        final_norm: weights.final_norm()?,
+    };
+    let next = |index| {
+        let block = weights.block(index)?;
+        // The block has been copied: its pages would only add to the memory that loading takes.
+        files.release();
+        Ok(block)
+    };
+    Model::from_layers(weights.config().clone(), tables, next, arrangement)
+}
+
 /// A float matrix where it stands in the file, or a copy of one in blocks; all of it checked.
 fn table(files: &ModelFiles, view: TableView) -> Result<Table> {
+    if let TableBytes::Codes { codes, scales } = view.data {
+        if let Some(at) = codes.par_iter().position_first(|&code| code == 0x80) {
+            let (row, col) = (at / view.cols, at % view.cols);
+            let (origin, name) = (view.origin.to_owned(), view.name.to_owned());
+            let reason = format!("has the impossible code -128 at row {row}, column {col}");
+            return Err(bitnet_model::Error::Codes { origin, name, reason }.into());
+        }
+        let scales = scales.as_chunks::<4>().0.iter().map(|&scale| f32::from_le_bytes(scale)).collect();
+        let table = Table::coded(files.map_of(codes), codes, scales, view.cols);
+        table.release();
+        return Ok(table);
+    }
     let TableBytes::Floats(floats) = view.data else {
         let mut values = vec![0f32; view.rows * view.cols];
         values.par_chunks_mut(view.cols).enumerate().for_each(|(row, values)| view.row_to_f32(row, values));

@@ -8,6 +8,8 @@ use memmap2::Mmap;
 #[cfg(unix)]
 use memmap2::UncheckedAdvice;
 
+use bitnet_model::files::check_ordinary;
+
 use super::error::Result;
 
 /// The bytes of a file, read by the system as they are touched.
@@ -26,11 +28,8 @@ impl MappedFile {
             let path = path.to_path_buf();
             move |cause| bitnet_model::Error::Io { path, action, cause }
         };
+        check_ordinary(path)?;
         let file = File::open(path).map_err(io("open"))?;
-        if !file.metadata().map_err(io("read"))?.is_file() {
-            let reason = "is not an ordinary file".to_owned();
-            return Err(bitnet_model::Error::Format { origin: path.display().to_string(), reason }.into());
-        }
         // SAFETY: the map is read-only and private to this process, and lives as long as the bytes are borrowed. What
         // remains is that another process may change or truncate the file meanwhile; model files and token shards are written
         // under a temporary name and renamed, never changed in place, so the inode behind the map stays as it was opened, and

@@ -31,6 +31,7 @@ pub use error::{Error, Result};
 pub use files::ModelFiles;
 pub use forward::{LogitsFor, Sequence};
 pub use head::{HeadFormat, NextLogits};
+pub(crate) use load::model_of;
 pub use load::{LoadedModel, open, open_files};
 pub use mmap::MappedFile;
 pub use model::Model;

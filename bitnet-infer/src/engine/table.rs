@@ -28,6 +28,12 @@ enum Source {
         file: Arc<MappedFile>,
         range: Range<usize>,
     },
+    /// 8-bit codes that stand in a file, and the scale of each row.
+    Coded {
+        file: Arc<MappedFile>,
+        range: Range<usize>,
+        scales: Vec<f32>,
+    },
 }
 
 impl Table {
@@ -56,6 +62,30 @@ impl Table {
         Self { rows, cols, float_type, source: Source::Mapped { file: Arc::clone(file), range } }
     }
 
+    /// The matrix of `codes`, a part of `file`, row after row, each with its scale.
+    ///
+    /// # Panics
+    /// If they are not those of a matrix within `file`.
+    pub fn coded(file: &Arc<MappedFile>, codes: &[u8], scales: Vec<f32>, cols: usize) -> Self {
+        let rows = scales.len();
+        let start = codes.as_ptr().addr() - file.bytes().as_ptr().addr();
+        let range = start..start + codes.len();
+        assert!(range.end <= file.bytes().len() && codes.len() == rows * cols, "the file's own");
+        let source = Source::Coded { file: Arc::clone(file), range, scales };
+        Self { rows, cols, float_type: FloatType::F32, source }
+    }
+
+    /// The codes of a row and its scale, where the table is one of codes.
+    pub fn codes_of(&self, row: usize) -> Option<(&[u8], f32)> {
+        let Source::Coded { scales, .. } = &self.source else { return None };
+        Some((&self.bytes()[row * self.cols..(row + 1) * self.cols], scales[row]))
+    }
+
+    /// Whether it is a table of codes, which has no rows of floats.
+    pub fn is_coded(&self) -> bool {
+        matches!(self.source, Source::Coded { .. })
+    }
+
     /// A mapped table as a copy in memory, for one that is read from end to end for every token: the pages of a file are
     /// small, and slower to read (see [`AlignedVec::in_huge_pages`]).
     pub fn copied(&self) -> Option<Self> {
@@ -78,27 +108,31 @@ impl Table {
     }
 
     pub fn byte_count(&self) -> usize {
-        self.bytes().len()
+        let scales = if self.is_coded() { self.rows * size_of::<f32>() } else { 0 };
+        self.bytes().len() + scales
     }
 
     /// Bytes of a number.
     pub fn number_bytes(&self) -> usize {
-        size_of_one(self.float_type)
+        if self.is_coded() { 1 } else { size_of_one(self.float_type) }
     }
 
     pub fn float_type(&self) -> FloatType {
         self.float_type
     }
 
-    /// The bytes of a row, in this machine's order.
+    /// The bytes of a row, in this machine's order: numbers, or codes.
     pub fn row_bytes(&self, row: usize) -> &[u8] {
         self.part(row * self.cols..(row + 1) * self.cols)
     }
 
     /// The numbers of some rows.
+    ///
+    /// # Panics
+    /// If the table is one of codes.
     pub fn floats(&self, rows: Range<usize>) -> Floats<'_> {
         let part = self.part(rows.start * self.cols..rows.end * self.cols);
-        Floats::of_bytes(self.float_type, part).expect("the invariant")
+        Floats::of_bytes(self.float_type, part).expect("a table of floats")
     }
 
     /// Writes columns `cols` of `row` into `out` as f32.
@@ -107,6 +141,9 @@ impl Table {
     /// If there is no such row or column, or `out` has another length.
     pub fn row_to_f32(&self, row: usize, cols: Range<usize>, out: &mut [f32]) {
         assert!(cols.end <= self.cols, "columns {cols:?} of {}", self.cols);
+        if let Some((codes, scale)) = self.codes_of(row) {
+            return out.iter_mut().zip(&codes[cols]).for_each(|(out, &code)| *out = f32::from(code as i8) * scale);
+        }
         let part = self.part(row * self.cols + cols.start..row * self.cols + cols.end);
         Floats::of_bytes(self.float_type, part).expect("the invariant").to_f32(out);
     }
@@ -117,7 +154,7 @@ impl Table {
 
     /// Lets the system take back the memory of a mapped table; it is read again when it is touched.
     pub fn release(&self) {
-        if let Source::Mapped { file, range } = &self.source {
+        if let Source::Mapped { file, range } | Source::Coded { file, range, .. } = &self.source {
             file.release(range.clone());
         }
     }
@@ -126,7 +163,7 @@ impl Table {
         match &self.source {
             Source::Memory(data) => Floats::bytes_of(data),
             Source::Copied(bytes) => bytes,
-            Source::Mapped { file, range } => &file.bytes()[range.clone()],
+            Source::Mapped { file, range } | Source::Coded { file, range, .. } => &file.bytes()[range.clone()],
         }
     }
 }

@@ -54,13 +54,13 @@ pub struct Inspection {
     pub energy: Energy,
     /// Tokens of the tokenizer, if there is one.
     pub tokenizer_tokens: Option<usize>,
-    /// Every projection.
+    /// Every projection but those of impossible codes, which are in the warnings.
     pub tensors: Vec<TensorReport>,
     /// Every tensor as the files have it.
     pub file_tensors: Vec<TensorRecord>,
     /// What was decided where the file leaves room, and why.
     pub notes: Vec<String>,
-    /// What looks wrong but does not keep the model from running.
+    /// What looks wrong, and what keeps the model from running.
     pub warnings: Vec<String>,
 }
 
@@ -98,7 +98,8 @@ pub struct Energy {
 /// Reads a model and every tensor in it.
 ///
 /// # Errors
-/// Whatever keeps the model from loading: the file, the key or tensor, and what was expected.
+/// Whatever keeps the model from loading: the file, the key or tensor, and what was expected; but impossible codes and a
+/// tokenizer that does not fit are warnings.
 pub fn inspect(path: &Path) -> Result<Inspection> {
     inspect_files(&ModelFiles::open(path, GgufOptions::default())?)
 }
@@ -121,13 +122,20 @@ fn of_weights(files: &ModelFiles, weights: &dyn WeightSource) -> Result<Inspecti
     let final_norm = weights.final_norm()?;
 
     let (mut tensors, mut norm_values, mut counts) = (Vec::new(), final_norm.len(), [0u64; 3]);
+    let mut broken = Vec::new();
     for layer in 0..config.num_hidden_layers {
         for (index, (_, len)) in config.norms().into_iter().enumerate() {
             weights.norm(layer, index)?;
             norm_values += len;
         }
         for (index, (name, ..)) in config.projections().into_iter().enumerate() {
-            let projection = weights.projection(layer, index)?;
+            let projection = match weights.projection(layer, index) {
+                Err(error @ bitnet_model::Error::Codes { .. }) => {
+                    broken.push(format!("{error}: the model does not run"));
+                    continue;
+                }
+                projection => projection?,
+            };
             let found = code_counts(&projection);
             counts.iter_mut().zip(found.unwrap_or_default()).for_each(|(all, n)| *all += n);
             tensors.push(TensorReport {
@@ -142,9 +150,12 @@ fn of_weights(files: &ModelFiles, weights: &dyn WeightSource) -> Result<Inspecti
         files.release();
     }
 
+    let tokenizer = files.any_tokenizer()?;
+    if let Some(Err(error)) = tokenizer.as_ref().map(|tokenizer| tokenizer.check_fits(config)) {
+        broken.push(format!("{error}: the model does not run"));
+    }
     let projection_bytes = tensors.iter().map(|tensor| tensor.bytes).sum::<usize>();
-    let table_bytes =
-        tables.iter().map(|table| table.rows * table.cols * table.float_type().byte_count()).sum::<usize>();
+    let table_bytes = tables.iter().map(TableView::byte_count).sum::<usize>();
     let model_bytes = projection_bytes + table_bytes + norm_values * 4;
     let (parameters, projection_parameters) = (config.parameters(), config.projection_parameters());
     let bits = |bytes: usize, weights: u64| bytes as f64 * 8.0 / weights as f64;
@@ -173,8 +184,8 @@ fn of_weights(files: &ModelFiles, weights: &dyn WeightSource) -> Result<Inspecti
         model_compression: 16.0 / bits(model_bytes, parameters),
         code_shares: quantized.then(|| shares(counts)),
         energy: energy(config),
-        tokenizer_tokens: files.tokenizer(config)?.map(|tokenizer| tokenizer.vocab_size()),
-        warnings: warnings(config, &tensors),
+        tokenizer_tokens: tokenizer.map(|tokenizer| tokenizer.vocab_size()),
+        warnings: [broken, warnings(config, &tensors)].concat(),
         tensors,
         file_tensors: weights.tensors(),
         notes: weights.notes(),

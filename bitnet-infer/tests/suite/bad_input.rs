@@ -93,7 +93,8 @@ fn a_tokenizer_must_fit_and_may_be_missing() {
     let folder = valid("ternary");
     let path = folder.path.join("tokenizer.json");
     fs::write(&path, byte_tokenizer(&["<one>", "<two>"])).expect("written");
-    let message = error(&folder.path);
+    let message = engine::open(&folder.path, kernels::best().expect("a kernel")).err().expect("refused").to_string();
+    assert!(inspect::inspect(&folder.path).expect("all the same").warnings.concat().contains(&message));
     assert!(
         message.contains("tokenizer.json: tokenizer has 260 tokens, which do not fit the model's embedding of 258"),
         "{message}"
@@ -126,6 +127,43 @@ fn damaged_weight_files_are_refused_by_name() {
     let bytes = fs::read(path(&folder)).expect("weights");
     fs::write(path(&folder), &bytes[..bytes.len() - 1]).expect("written");
     assert!(error(&folder.path).contains("is not a valid safetensors file"));
+}
+
+/// A code that cannot be keeps a model from running, and from nothing else.
+#[test]
+fn impossible_codes_are_shown_by_inspect() {
+    let folder = valid("ternary");
+    let path = folder.path.join("model.safetensors");
+    let mut bytes = fs::read(&path).expect("weights");
+    let whole = inspect::inspect(&folder.path).expect("valid");
+    let place = whole.file_tensors.iter().find(|tensor| tensor.name == "model.layers.1.mlp.up_proj.weight");
+    bytes[place.expect("there").offset] = 0xff;
+    fs::write(&path, bytes).expect("written");
+    let message = engine::open(&folder.path, kernels::best().expect("a kernel")).err().expect("refused").to_string();
+    assert!(
+        message.contains("tensor `model.layers.1.mlp.up_proj.weight` has the impossible ternary code 3"),
+        "{message}"
+    );
+    let found = inspect::inspect(&folder.path).expect("shown");
+    assert_eq!(found.warnings, [format!("{message}: the model does not run")]);
+    assert_eq!(found.tensors.len(), whole.tensors.len() - 1);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_refused_at_once() {
+    for name in ["model.safetensors", "config.json", "tokenizer.json"] {
+        let folder = valid("ternary");
+        let path = folder.path.join(name);
+        fs::remove_file(&path).expect("removed");
+        let made = std::process::Command::new("mkfifo").arg(&path).status().expect("mkfifo");
+        assert!(made.success());
+        // Nobody writes to it: whoever opens it waits without end.
+        let message = error(&folder.path);
+        assert!(message.ends_with(&format!("{name}: is not an ordinary file")), "{message}");
+        let message = error(&path);
+        assert!(message.contains("is not an ordinary file"), "{message}");
+    }
 }
 
 /// Loads what may be anything; if it loads, it must also run.

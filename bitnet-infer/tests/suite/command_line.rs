@@ -78,7 +78,10 @@ fn wrong_input_is_one_line_and_exit_code_one() {
         assert!(message.contains(expected), "{message} lacks {expected}");
     }
     fs::write(Path::new(folder).join("tokenizer.json"), byte_tokenizer(&["<more>"])).expect("written");
-    assert!(refused(&["inspect", folder]).contains("has 259 tokens, which do not fit the model's embedding of 258"));
+    let too_many = "has 259 tokens, which do not fit the model's embedding of 258";
+    assert!(refused(&["generate", folder, "hi"]).contains(too_many));
+    let (words, _) = success(&["inspect", folder]);
+    assert!(words.lines().any(|line| line.starts_with("warning: ") && line.contains(too_many)), "{words}");
     let unknown = program().args(["bench", "--shape", "tiny"]).env("BITNET_TERNARY", "3bit").output().expect("runs");
     let expected = "error: BITNET_TERNARY: there is no way `3bit` to hold ternary codes, expected one of: 2bit, base3";
     assert!(String::from_utf8_lossy(&unknown.stderr).contains(expected));

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use bitnet_infer::convert::{Conversion, ConvertOptions, HeadType, convert, verify};
+use bitnet_infer::convert::{Conversion, ConvertOptions, HeadType, check_positions, convert, verify};
 use bitnet_infer::engine::{ModelFiles, argmax};
 use bitnet_infer::kernels;
 use bitnet_model::ModelConfig;
@@ -15,7 +15,7 @@ use bitnet_model::weights::LinearWeights;
 use crate::common::{tiny_config, write_model};
 
 /// Widths that every type has whole blocks of; queries and keys of several heads.
-fn config(weight: &str, sub_norms: bool) -> ModelConfig {
+pub fn config(weight: &str, sub_norms: bool) -> ModelConfig {
     ModelConfig {
         hidden_size: 256,
         intermediate_size: 512,
@@ -26,15 +26,15 @@ fn config(weight: &str, sub_norms: bool) -> ModelConfig {
     }
 }
 
-fn open(path: &Path) -> ModelFiles {
+pub fn open(path: &Path) -> ModelFiles {
     ModelFiles::open(path, GgufOptions::default()).expect("opens")
 }
 
-fn options(target: &str) -> ConvertOptions {
+pub fn options(target: &str) -> ConvertOptions {
     ConvertOptions { target: target.parse().expect("known"), head: None, quantize: None, force: false }
 }
 
-fn converted(source: &Path, destination: &Path, options: &ConvertOptions) -> Conversion {
+pub fn converted(source: &Path, destination: &Path, options: &ConvertOptions) -> Conversion {
     convert(&open(source), destination, options, &mut |_, _| {})
         .unwrap_or_else(|e| panic!("{} to {}: {e}", source.display(), options.target))
 }
@@ -164,6 +164,46 @@ fn a_lie_in_the_result_is_noticed() {
     );
 }
 
+/// A quantized result is compared with what quantizing gives, not with the source as it is, which differs anyway.
+#[test]
+fn a_lie_in_a_quantized_result_is_noticed() {
+    let kernel = kernels::best().expect("a kernel");
+    let root = tempfile::tempdir().expect("temp dir");
+    let original = root.path().join("original");
+    write_model(&original, &config("none", false), 14);
+    for (target, scheme) in [("bitnet", "int4-g64"), ("bitnet", "int8"), ("gguf-tq2", "ternary"), ("hf", "int8")] {
+        let written = place(root.path(), &format!("{target}-{scheme}"), target);
+        let options = ConvertOptions { quantize: Some((scheme.into(), "none".into())), ..options(target) };
+        converted(&original, &written, &options);
+        let check = |written: &Path| verify(&open(&original), &open(written), &options, 8, kernel.into());
+        let found = check(&written).unwrap_or_else(|e| panic!("{target} {scheme}: {e}"));
+        assert!(found.codes.projections == 14 && found.price.is_some(), "{target} {scheme}: {found:?}");
+        // The last tensor of a file is a projection, or its scale.
+        let file = if is_file(target) { written.clone() } else { written.join("model.safetensors") };
+        let mut bytes = fs::read(&file).expect("readable");
+        let at = bytes.len() - bytes.len() / 40;
+        bytes[at..][..64].reverse();
+        fs::write(&file, bytes).expect("written");
+        let message = check(&written).expect_err("changed").to_string();
+        // In TQ2_0 scales stand among the codes: blocks that differ in theirs are floats.
+        let found = [" has the code ", " and floats on the other"].iter().any(|reason| message.contains(reason));
+        assert!(found && message.contains("do not use it"), "{target} {scheme}: {message}");
+    }
+}
+
+#[test]
+fn more_positions_than_memory_holds_are_refused() {
+    let root = tempfile::tempdir().expect("temp dir");
+    let original = root.path().join("original");
+    write_model(&original, &config("ternary", true), 15);
+    check_positions(&open(&original), 500_000).expect("fits");
+    let message = check_positions(&open(&original), 600_000).expect_err("does not").to_string();
+    assert!(
+        message.contains("600000 positions of 258 tokens would fill the memory: expected at most 520"),
+        "{message}"
+    );
+}
+
 #[test]
 fn heads_take_the_types_that_were_asked_for() {
     let kernel = kernels::best().expect("a kernel");
@@ -197,10 +237,14 @@ fn float_models_become_baselines() {
         let options = ConvertOptions { quantize: Some((scheme.into(), "none".into())), ..options("bitnet") };
         let said = converted(&original, &destination, &options);
         assert_eq!(said.notes.iter().any(|note| note.contains("destroys a model")), warned, "{:?}", said.notes);
-        let found = verify(&open(&original), &open(&destination), &options, 40, kernel.into()).expect("any difference");
-        println!("{scheme}: {:?}", found.agreement);
-        assert!(found.allowed_rms.is_none() && found.agreement.relative_rms > last, "fewer bits, more difference");
-        last = found.agreement.relative_rms;
+        let found =
+            verify(&open(&original), &open(&destination), &options, 40, kernel.into()).expect("as it should be");
+        let price = found.price.expect("quantized");
+        println!("{scheme}: {price:?}");
+        assert_eq!(found.codes.projections, 14);
+        assert_eq!(found.agreement.largest_difference, 0.0, "the very codes, scales and floats");
+        assert!(price.relative_rms > last, "fewer bits, more difference");
+        last = price.relative_rms;
     }
     let quantized = open(&root.path().join("int8"));
     let again = ConvertOptions { quantize: Some(("int4".into(), "none".into())), ..options("hf") };

@@ -6,9 +6,14 @@ mod command_line;
 mod common;
 mod consistency;
 mod conversions;
+#[path = "../../../bitnet-model/tests/suite/gguf_file.rs"]
+mod gguf_file;
 mod heads;
 mod key_values;
+mod memory;
 mod reference_parity;
+mod round_trips;
 mod schemes;
 mod server;
 mod text;
+mod travel;

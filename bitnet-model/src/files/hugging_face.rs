@@ -11,7 +11,7 @@ use crate::config::{ModelConfig, Storage};
 use crate::error::{Error, Result};
 use crate::packed::{Layout, PackedMatrix};
 use crate::quant::WeightScheme;
-use crate::weights::{FloatMatrix, LayerWeights, LinearWeights};
+use crate::weights::{FloatMatrix, FloatType, LayerWeights, LinearWeights};
 
 /// Name of the configuration file of a model folder.
 pub const CONFIG_FILE: &str = "config.json";
@@ -63,7 +63,7 @@ impl<'a> WeightReader<'a> {
     /// # Errors
     /// If the tensor is missing or not what the configuration says; so for every method here.
     pub fn embedding(&self) -> Result<FloatMatrix> {
-        self.file.float_matrix(EMBEDDING, self.config.vocab_size, self.config.hidden_size)
+        self.whole_table(EMBEDDING)
     }
 
     /// The head, `[vocab, hidden]`, unless it is tied to the embedding.
@@ -71,7 +71,7 @@ impl<'a> WeightReader<'a> {
         if self.config.tie_word_embeddings {
             return Ok(None);
         }
-        self.file.float_matrix(HEAD, self.config.vocab_size, self.config.hidden_size).map(Some)
+        self.whole_table(HEAD).map(Some)
     }
 
     /// The names of the float matrices outside the blocks, `[vocab, hidden]` each: embedding, and head unless it is tied.
@@ -96,7 +96,8 @@ impl<'a> WeightReader<'a> {
     /// The first of them.
     pub fn check_nothing_is_left_out(&self) -> Result<()> {
         for name in self.file.names() {
-            let known = name == EMBEDDING || name == FINAL_NORM || name == HEAD || self.is_of_a_block(name);
+            let table = name.strip_suffix("_scale").unwrap_or(name);
+            let known = table == EMBEDDING || name == FINAL_NORM || table == HEAD || self.is_of_a_block(name);
             let harmless = name.ends_with("rotary_emb.inv_freq");
             if !known && !harmless {
                 let shown = name.escape_debug().to_string();
@@ -128,8 +129,35 @@ impl<'a> WeightReader<'a> {
 
     fn table(&self, name: &'static str) -> Result<TableView<'_>> {
         let (rows, cols) = (self.config.vocab_size, self.config.hidden_size);
-        let data = TableBytes::Floats(self.file.float_bytes(name, rows, cols)?);
+        let is_coded = self.file.view(name)?.dtype() == Dtype::I8;
+        let data = if is_coded {
+            self.coded_table(name)?
+        } else {
+            TableBytes::Floats(self.file.float_bytes(name, rows, cols)?)
+        };
         Ok(TableView { rows, cols, data, name, origin: self.file.origin() })
+    }
+
+    /// A table of 8-bit codes, as `convert --head int8` writes it.
+    fn coded_table(&self, name: &str) -> Result<TableBytes<'_>> {
+        let (rows, cols) = (self.config.vocab_size, self.config.hidden_size);
+        let codes = self.file.bytes(name, Dtype::I8, &[rows, cols])?;
+        let scale_name = format!("{name}_scale");
+        let scales = self.file.bytes(&scale_name, Dtype::F32, &[rows])?;
+        let wrong = |scale: &f32| !(scale.is_finite() && *scale > 0.0);
+        if let Some(row) = scales.as_chunks::<4>().0.iter().position(|&bytes| wrong(&f32::from_le_bytes(bytes))) {
+            let reason = format!("has no positive finite number at row {row}");
+            return Err(Error::codes(self.file.origin(), &scale_name, reason));
+        }
+        Ok(TableBytes::Codes { codes, scales })
+    }
+
+    fn whole_table(&self, name: &'static str) -> Result<FloatMatrix> {
+        let view = self.table(name)?;
+        match view.first_not_finite() {
+            Some(index) => Err(view.not_finite(index)),
+            None => Ok(view.to_matrix()),
+        }
     }
 
     fn linear(&self, name: &str, rows: usize, cols: usize) -> Result<LinearWeights> {
@@ -157,7 +185,7 @@ impl<'a> WeightReader<'a> {
             scales,
         )
         .map(LinearWeights::Packed)
-        .map_err(|reason| Error::tensor(self.file.origin(), name, reason))
+        .map_err(|reason| Error::codes(self.file.origin(), name, reason))
     }
 }
 
@@ -194,7 +222,7 @@ const MOST_SHARDS: usize = 4096;
 pub fn chat_template(folder: &Path) -> Result<Option<String>> {
     let path = folder.join(CHAT_TEMPLATE_FILE);
     if path.exists() {
-        let bytes = super::read_bounded(&path, 1 << 20)?;
+        let bytes = super::read_ordinary(&path, 1 << 20)?;
         let text = String::from_utf8(bytes).map_err(|e| Error::format(&path.display().to_string(), e.to_string()))?;
         return Ok(Some(text));
     }
@@ -202,7 +230,7 @@ pub fn chat_template(folder: &Path) -> Result<Option<String>> {
     if !path.exists() {
         return Ok(None);
     }
-    let json: serde_json::Value = serde_json::from_slice(&super::read_bounded(&path, 16 << 20)?)
+    let json: serde_json::Value = serde_json::from_slice(&super::read_ordinary(&path, 16 << 20)?)
         .map_err(|e| Error::format(&path.display().to_string(), format!("is not valid JSON: {e}")))?;
     let template = &json["chat_template"];
     let named = template.as_array().into_iter().flatten().find(|entry| entry["name"] == "default");
@@ -304,7 +332,7 @@ pub fn write(path: &Path, parts: &ModelParts) -> Result<()> {
     let tensors = tensor_list(parts).map_err(|reason| Error::format(&path.display().to_string(), reason))?;
     super::write_folder_atomic(path, |folder| {
         tensors::write(&folder.join(WEIGHTS_FILE), &tensors, ("format", "pt".into()))?;
-        super::write_synced(&folder.join(CONFIG_FILE), parts.config.to_json().as_bytes())?;
+        super::write_synced(&folder.join(CONFIG_FILE), config_json(parts.config, norm_type(parts)).as_bytes())?;
         super::write_synced(&folder.join(GENERATION_FILE), generation_config(parts.config).as_bytes())?;
         match &parts.tokenizer_json {
             Some(json) => {
@@ -343,20 +371,25 @@ pub fn check_replaceable(path: &Path) -> Result<()> {
 /// A sentence, if codes do not fit the layout that the configuration names.
 fn tensor_list(parts: &ModelParts) -> Result<Vec<(String, OwnedTensor)>, String> {
     let vector = |values: &[f32]| OwnedTensor::f32(&[values.len()], values);
+    let norm_type = norm_type(parts);
+    let norm = |values: &[f32]| {
+        let tensor = OwnedTensor::float_matrix(&FloatMatrix::new(1, values.len(), values, norm_type));
+        OwnedTensor { shape: vec![values.len()], ..tensor }
+    };
     let mut list = vec![
         (EMBEDDING.to_owned(), OwnedTensor::float_matrix(&parts.embedding)),
-        (FINAL_NORM.to_owned(), vector(&parts.final_norm)),
+        (FINAL_NORM.to_owned(), norm(&parts.final_norm)),
     ];
     list.extend(parts.head.iter().map(|head| (HEAD.to_owned(), OwnedTensor::float_matrix(head))));
     for (index, layer) in parts.layers.iter().enumerate() {
         let mut push = |name: &str, tensor| list.push((format!("model.layers.{index}.{name}"), tensor));
-        push("input_layernorm.weight", vector(&layer.input_layernorm));
-        push("post_attention_layernorm.weight", vector(&layer.post_attention_layernorm));
-        if let Some(norm) = &layer.attn_sub_norm {
-            push("self_attn.attn_sub_norm.weight", vector(norm));
+        push("input_layernorm.weight", norm(&layer.input_layernorm));
+        push("post_attention_layernorm.weight", norm(&layer.post_attention_layernorm));
+        if let Some(weights) = &layer.attn_sub_norm {
+            push("self_attn.attn_sub_norm.weight", norm(weights));
         }
-        if let Some(norm) = &layer.ffn_sub_norm {
-            push("mlp.ffn_sub_norm.weight", vector(norm));
+        if let Some(weights) = &layer.ffn_sub_norm {
+            push("mlp.ffn_sub_norm.weight", norm(weights));
         }
         for ((name, _, _), weights) in parts.config.projections().iter().zip(layer.projections()) {
             match weights {
@@ -381,12 +414,37 @@ fn tensor_list(parts: &ModelParts) -> Result<Vec<(String, OwnedTensor)>, String>
     Ok(list)
 }
 
+/// The type of norms: that of the embedding if it holds all of them exactly, else f32. `transformers` cannot run a quantized
+/// model whose floats are of two types.
+fn norm_type(parts: &ModelParts) -> FloatType {
+    let wanted = parts.embedding.float_type();
+    let blocks = parts.layers.iter().flat_map(|layer| {
+        let sub_norms = [&layer.attn_sub_norm, &layer.ffn_sub_norm].into_iter().flatten();
+        [&layer.input_layernorm, &layer.post_attention_layernorm].into_iter().chain(sub_norms)
+    });
+    let exact = |values: &Vec<f32>| FloatMatrix::new(1, values.len(), values, wanted).to_f32() == *values;
+    if blocks.chain([&parts.final_norm]).all(exact) { wanted } else { FloatType::F32 }
+}
+
 /// The element type of packed codes in a file.
 pub fn tensor_type(layout: Layout) -> Dtype {
     match layout {
         Layout::TwoBit | Layout::Base3 | Layout::OneBit | Layout::Int4 => Dtype::U8,
         Layout::Int8 => Dtype::I8,
     }
+}
+
+/// The `config.json` of a model whose floats are of this type: `transformers` computes in the type that it names, and in no other
+/// where a model is quantized.
+pub fn config_json(config: &ModelConfig, floats: FloatType) -> String {
+    let mut json: serde_json::Value = serde_json::from_str(&config.to_json()).expect("own output");
+    json["torch_dtype"] = match floats {
+        FloatType::F32 => "float32",
+        FloatType::F16 => "float16",
+        FloatType::Bf16 => "bfloat16",
+    }
+    .into();
+    serde_json::to_string_pretty(&json).expect("a JSON value always prints") + "\n"
 }
 
 /// The `generation_config.json` of a model.

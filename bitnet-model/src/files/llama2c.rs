@@ -194,6 +194,7 @@ pub fn token_lists(bytes: &[u8], vocab_size: usize) -> Option<TokenLists> {
         types,
         merges: Vec::new(),
         add_space_prefix: true,
+        around: [Some(1), None],
     })
 }
 

@@ -3,6 +3,7 @@
 //! Readers check every size before they allocate. Writers write under a temporary name in the same folder, sync and
 //! rename, so that what existed stays whole until what replaces it is complete.
 
+pub mod added_tokens;
 pub mod checkpoint;
 pub mod gguf;
 pub mod hugging_face;
@@ -30,6 +31,26 @@ pub fn read_bounded(path: &Path, limit_bytes: u64) -> Result<Vec<u8>> {
         return Err(Error::format(&path.display().to_string(), format!("is longer than {limit_bytes} bytes")));
     }
     Ok(bytes)
+}
+
+/// As [`read_bounded`], of a file that must be an ordinary one: a pipe would be waited for without end.
+///
+/// # Errors
+/// As [`read_bounded`], or if it is something else.
+pub fn read_ordinary(path: &Path, limit_bytes: u64) -> Result<Vec<u8>> {
+    check_ordinary(path)?;
+    read_bounded(path, limit_bytes)
+}
+
+/// Refuses what is no ordinary file (or a link to one) before it is opened, which for a pipe would wait for a writer.
+///
+/// # Errors
+/// If it is something else, or cannot be looked at.
+pub fn check_ordinary(path: &Path) -> Result<()> {
+    match fs::metadata(path).map_err(Error::io(path, "open"))?.is_file() {
+        true => Ok(()),
+        false => Err(Error::format(&path.display().to_string(), "is not an ordinary file")),
+    }
 }
 
 /// The names of what is in a folder, sorted; those that are no text are left out.

@@ -109,6 +109,13 @@ pub enum TableBytes<'a> {
     Floats(FloatBytes<'a>),
     /// Blocks of a quantized type of GGUF.
     Blocks(TensorType, &'a [u8]),
+    /// Codes of 8 bits (`int8`), and the f32 scale of each row.
+    Codes {
+        /// `rows * cols` of them.
+        codes: &'a [u8],
+        /// Four bytes a row.
+        scales: &'a [u8],
+    },
 }
 
 impl TableView<'_> {
@@ -128,14 +135,28 @@ impl TableView<'_> {
                 let row_bytes = bytes.len() / self.rows;
                 decode_row(kind, &bytes[row * row_bytes..(row + 1) * row_bytes], out);
             }
+            TableBytes::Codes { codes, scales } => {
+                let scale = f32::from_le_bytes(scales.as_chunks::<4>().0[row]);
+                let codes = &codes[row * self.cols..][..self.cols];
+                out.iter_mut().zip(codes).for_each(|(out, &code)| *out = f32::from(code as i8) * scale);
+            }
         }
     }
 
-    /// The type of the numbers in memory: that of the file, or f32, which holds what a block stands for exactly.
+    /// Bytes that it takes in memory.
+    pub fn byte_count(&self) -> usize {
+        match self.data {
+            TableBytes::Floats(floats) => floats.bytes.len(),
+            TableBytes::Blocks(..) => self.rows * self.cols * FloatType::F32.byte_count(),
+            TableBytes::Codes { codes, scales } => codes.len() + scales.len(),
+        }
+    }
+
+    /// The type of the numbers: that of the file, or f32, which holds what a block or a code stands for.
     pub fn float_type(&self) -> FloatType {
         match self.data {
             TableBytes::Floats(floats) => floats.float_type,
-            TableBytes::Blocks(..) => FloatType::F32,
+            TableBytes::Blocks(..) | TableBytes::Codes { .. } => FloatType::F32,
         }
     }
 
@@ -144,6 +165,7 @@ impl TableView<'_> {
         match self.data {
             TableBytes::Floats(floats) => floats.float_type.name(),
             TableBytes::Blocks(kind, _) => kind.name(),
+            TableBytes::Codes { .. } => "I8",
         }
     }
 
@@ -151,7 +173,7 @@ impl TableView<'_> {
     pub fn first_not_finite(&self) -> Option<usize> {
         match self.data {
             TableBytes::Floats(floats) => floats.first_not_finite(),
-            TableBytes::Blocks(..) => {
+            TableBytes::Blocks(..) | TableBytes::Codes { .. } => {
                 let mut row_values = vec![0f32; self.cols];
                 (0..self.rows).find_map(|row| {
                     self.row_to_f32(row, &mut row_values);
@@ -171,7 +193,7 @@ impl TableView<'_> {
     pub fn to_matrix(&self) -> FloatMatrix {
         let data = match self.data {
             TableBytes::Floats(floats) => floats.to_data(),
-            TableBytes::Blocks(..) => {
+            TableBytes::Blocks(..) | TableBytes::Codes { .. } => {
                 let mut values = vec![0f32; self.rows * self.cols];
                 for (row, values) in values.chunks_mut(self.cols.max(1)).enumerate() {
                     self.row_to_f32(row, values);

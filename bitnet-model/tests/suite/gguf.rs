@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use bitnet_model::ModelConfig;
 use bitnet_model::files::gguf::{
     GgufFile, GgufModel, GgufOptions, I2sLayout, TensorType, TokenLists, Value, decode_codes, decode_row, encode_codes,
     encode_row, pack_i2s, token_lists, unpack_i2s,
@@ -211,21 +212,38 @@ fn the_layout_of_i2s_is_found_where_training_left_its_mark() {
     assert!(model.notes().join("\n").contains("I2_S layout 64: as asked for"));
 }
 
+/// One scale a row is codes with as many scales; scales that differ within a row are floats, which stand for the same.
 #[test]
-fn scales_that_differ_within_a_row_become_floats() {
-    let expected = config(TensorType::Tq2_0, false);
+fn scales_of_blocks_are_scales_of_rows_or_floats() {
+    let expected = ModelConfig { intermediate_size: 512, ..config(TensorType::Tq2_0, false) };
     let bytes = model_bytes(&expected, TensorType::Tq2_0, I2sLayout::Group128, 3);
     let (at, row_bytes) = {
         let file = GgufFile::parse(&bytes, "m").expect("valid");
-        let info = file.tensor("blk.0.ffn_up.weight").expect("there");
+        let info = file.tensor("blk.0.ffn_down.weight").expect("there");
         (info.offset, info.len / info.shape[0])
     };
-    // Another scale in the second row: one scale a row.
-    let mut changed = bytes.clone();
-    changed[at + 2 * row_bytes - 2..at + 2 * row_bytes].copy_from_slice(&half::f16::from_f32(0.5).to_le_bytes());
-    let model = GgufModel::parse(&changed, "m", GgufOptions::default()).expect("valid");
-    let LinearWeights::Packed(matrix) = model.projection(0, 5).expect("reads") else { panic!("codes") };
+    assert_eq!(row_bytes, 2 * 66, "two blocks a row");
+    let down = 6;
+    let with_scales = |blocks: &[usize]| {
+        let mut changed = bytes.clone();
+        for block in blocks {
+            let end = at + (block + 1) * 66;
+            changed[end - 2..end].copy_from_slice(&half::f16::from_f32(0.5).to_le_bytes());
+        }
+        let model = GgufModel::parse(&changed, "m", GgufOptions::default()).expect("valid");
+        model.projection(0, down).expect("reads")
+    };
+    let LinearWeights::Packed(plain) = with_scales(&[]) else { panic!("codes") };
+    assert_eq!(plain.scales(), [0.25]);
+    // Both blocks of the second row.
+    let LinearWeights::Packed(matrix) = with_scales(&[2, 3]) else { panic!("codes") };
     assert_eq!((matrix.scales().len(), matrix.scale_of(0), matrix.scale_of(1)), (matrix.rows(), 0.25, 0.5));
+    assert_eq!(matrix.unpack(), plain.unpack());
+    // One of them.
+    let LinearWeights::Float(floats) = with_scales(&[3]) else { panic!("floats") };
+    let codes = plain.unpack();
+    let expected = codes.iter().enumerate().map(|(i, &c)| f32::from(c) * if i / 256 == 3 { 0.5 } else { 0.25 });
+    assert!(floats.to_f32().into_iter().eq(expected));
 }
 
 #[test]

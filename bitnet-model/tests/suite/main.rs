@@ -2,6 +2,7 @@
 
 mod folder;
 mod gguf;
+mod gguf_blocks;
 mod gguf_file;
 mod hostile_files;
 mod reference_model;

@@ -1,10 +1,13 @@
 //! What is written is what is read: codes, scales and floats to the bit, and the same bytes for the same model.
 
+use std::collections::BTreeSet;
+
 use bitnet_model::ModelConfig;
 use bitnet_model::config::Storage;
 use bitnet_model::files::hugging_face::{CONFIG_FILE, WEIGHTS_FILE, quantize};
+use bitnet_model::files::tensors::TensorFile;
 use bitnet_model::packed::{Layout, PackedMatrix};
-use bitnet_model::weights::{FloatType, LayerWeights, LinearWeights};
+use bitnet_model::weights::{FloatMatrix, FloatType, LayerWeights, LinearWeights};
 
 use crate::folder::{self, WEIGHT_SCHEMES, Weights};
 
@@ -73,6 +76,40 @@ fn base3_storage_holds_the_same_codes_in_a_fifth_less() {
             assert_eq!(read.bytes().len(), read.rows().div_ceil(5) * read.cols());
         }
     }
+}
+
+/// transformers multiplies floats of a quantized model as they are in the file, so they must have one type.
+#[test]
+fn norms_have_the_type_of_the_tables_where_it_holds_them() {
+    let config = folder::config("ternary");
+    let root = tempfile::tempdir().expect("temp dir");
+    let mut weights = Weights::random(&config, FloatType::F16, 9);
+    let written = |weights: &Weights, name: &str| {
+        let path = root.path().join(name);
+        weights.write(&path, &config).expect("written");
+        let bytes = std::fs::read(path.join(WEIGHTS_FILE)).expect("readable");
+        let file = TensorFile::parse(&bytes, name).expect("valid");
+        let norms = file.names().into_iter().filter(|name| name.contains("norm"));
+        let types: BTreeSet<String> =
+            norms.map(|name| format!("{:?}", file.view(name).expect("listed").dtype())).collect();
+        let text = std::fs::read_to_string(path.join(CONFIG_FILE)).expect("readable");
+        (types.into_iter().collect::<Vec<_>>().join(" "), text)
+    };
+    let (types, text) = written(&weights, "as they are");
+    assert!(types == "F32" && text.contains(r#""torch_dtype": "float32""#), "sevenths are no numbers of f16: {types}");
+    let rounded = |values: &mut Vec<f32>| {
+        *values = FloatMatrix::new(1, values.len(), values, FloatType::F16).to_f32();
+    };
+    rounded(&mut weights.final_norm);
+    for layer in &mut weights.layers {
+        let LayerWeights { input_layernorm, post_attention_layernorm, attn_sub_norm, ffn_sub_norm, .. } = layer;
+        [input_layernorm, post_attention_layernorm].into_iter().for_each(rounded);
+        [attn_sub_norm, ffn_sub_norm].into_iter().flatten().for_each(rounded);
+    }
+    let (types, text) = written(&weights, "rounded");
+    assert!(types == "F16" && text.contains(r#""torch_dtype": "float16""#), "{types}");
+    let bytes = std::fs::read(root.path().join("rounded").join(WEIGHTS_FILE)).expect("readable");
+    assert_eq!(Weights::read(&config, &bytes).expect("own output"), weights, "to the bit");
 }
 
 fn base3(weights: &Weights) -> Weights {

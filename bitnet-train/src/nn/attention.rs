@@ -29,13 +29,21 @@ impl Attention {
     /// # Errors
     /// If the shapes do not fit.
     pub fn forward(&self, ops: &dyn Ops, x_bth: &Tensor) -> Result<Tensor> {
-        let q_btq = self.q_proj.forward(ops, x_bth)?;
-        let k_btk = self.k_proj.forward(ops, x_bth)?;
-        let v_btk = self.v_proj.forward(ops, x_bth)?;
-        let mut mixed_btq = ops.attention(&q_btq, &k_btk, &v_btk, &self.spec)?;
+        let mut mixed_btq = self.mixed(ops, x_bth)?;
         if let Some(weight) = &self.sub_norm {
             mixed_btq = ops.rms_norm(&mixed_btq, weight, self.eps)?;
         }
         self.o_proj.forward(ops, &mixed_btq)
+    }
+
+    /// What enters the sub-norm, or the output projection where there is none: `[batch, seq, heads * head_dim]`.
+    ///
+    /// # Errors
+    /// As [`Attention::forward`].
+    pub fn mixed(&self, ops: &dyn Ops, x_bth: &Tensor) -> Result<Tensor> {
+        let q_btq = self.q_proj.forward(ops, x_bth)?;
+        let k_btk = self.k_proj.forward(ops, x_bth)?;
+        let v_btk = self.v_proj.forward(ops, x_bth)?;
+        ops.attention(&q_btq, &k_btk, &v_btk, &self.spec)
     }
 }

@@ -28,12 +28,20 @@ impl FeedForward {
     /// # Errors
     /// If the shapes do not fit.
     pub fn forward(&self, ops: &dyn Ops, x_bth: &Tensor) -> Result<Tensor> {
-        let gate_btf = self.gate_proj.forward(ops, x_bth)?;
-        let up_btf = self.up_proj.forward(ops, x_bth)?;
-        let mut gated_btf = ops.gated(&gate_btf, &up_btf, self.act)?;
+        let mut gated_btf = self.gated(ops, x_bth)?;
         if let Some(weight) = &self.sub_norm {
             gated_btf = ops.rms_norm(&gated_btf, weight, self.eps)?;
         }
         self.down_proj.forward(ops, &gated_btf)
+    }
+
+    /// What enters the sub-norm, or the down projection where there is none: `[batch, seq, intermediate]`.
+    ///
+    /// # Errors
+    /// As [`FeedForward::forward`].
+    pub fn gated(&self, ops: &dyn Ops, x_bth: &Tensor) -> Result<Tensor> {
+        let gate_btf = self.gate_proj.forward(ops, x_bth)?;
+        let up_btf = self.up_proj.forward(ops, x_bth)?;
+        ops.gated(&gate_btf, &up_btf, self.act)
     }
 }

@@ -74,14 +74,34 @@ impl Transformer {
     /// # Errors
     /// If the tokens do not divide into sequences or one is not in the vocabulary.
     pub fn hidden(&self, tokens: &[u32], batch: usize) -> Result<Tensor> {
-        self.check(tokens, batch)?;
-        let ids = Tensor::from_slice(tokens, tokens.len(), &Device::Cpu)?;
-        let hidden = self.embedding_vh.dim(1)?;
-        let mut x_bth = self.embedding_vh.index_select(&ids, 0)?.reshape((batch, tokens.len() / batch, hidden))?;
+        let mut x_bth = self.embedded(tokens, batch)?;
         for block in &self.blocks {
             x_bth = block.forward(&*self.ops, &x_bth)?;
         }
         Ok(self.ops.rms_norm(&x_bth, &self.norm, self.config.rms_norm_eps)?)
+    }
+
+    /// For each block the magnitudes of [`Block::measured`] on `tokens`, of a network without sub-norms.
+    ///
+    /// # Errors
+    /// As [`Transformer::hidden`].
+    pub fn magnitudes(&self, tokens: &[u32], batch: usize) -> Result<Vec<[f32; 2]>> {
+        let mut x_bth = self.embedded(tokens, batch)?;
+        let mut found = Vec::new();
+        for block in &self.blocks {
+            let (next_bth, magnitudes) = block.measured(&*self.ops, &x_bth)?;
+            found.push(magnitudes);
+            x_bth = next_bth;
+        }
+        Ok(found)
+    }
+
+    /// The rows of the embedding, `[batch, seq, hidden]`.
+    fn embedded(&self, tokens: &[u32], batch: usize) -> Result<Tensor> {
+        self.check(tokens, batch)?;
+        let ids = Tensor::from_slice(tokens, tokens.len(), &Device::Cpu)?;
+        let hidden = self.embedding_vh.dim(1)?;
+        Ok(self.embedding_vh.index_select(&ids, 0)?.reshape((batch, tokens.len() / batch, hidden))?)
     }
 
     /// Logits `[batch, seq, vocab]`: for tests and small inputs, the loss never makes them all.

@@ -8,12 +8,15 @@ mod environment;
 mod evaluate;
 mod events;
 mod folder;
+mod init;
 mod metrics;
 mod plan;
 mod session;
 
+pub use bitnet_infer::eval::memory::peak_memory;
+
 pub use checkpoint::{Latest, load_parameters};
 pub use environment::cpu_model;
 pub use folder::RunFolder;
-pub use plan::peak_memory;
+pub use init::parameters_of;
 pub use session::{Outcome, export_run, resume, start};

@@ -13,7 +13,7 @@ use super::diagnostics::{self, LastCodes};
 use super::evaluate::{self, Validation};
 use super::folder::RunFolder;
 use super::metrics::{Reporter, StepMetrics, TokenRate, ValidationMetrics};
-use super::{environment, load_parameters};
+use super::{environment, init, load_parameters};
 use crate::config::{Run, RunConfig};
 use crate::data::tokenizer::BuiltTokenizer;
 use crate::data::{self, Batches, Prepared, Stopped};
@@ -39,6 +39,8 @@ pub fn start(run: &Run, overwrite: bool, interrupt: &AtomicBool) -> Result<Outco
     // Before minutes of preparation.
     RunFolder::check_free(&run.folder(), overwrite)?;
     let Some((prepared, config)) = prepare(run, interrupt)? else { return Ok(Outcome::Interrupted(None)) };
+    // Before a folder exists, too: the model to start from may not fit.
+    let parameters = init::parameters(run, &config, &prepared)?;
     let folder = RunFolder::create(&run.folder(), overwrite)?;
     let environment = serde_json::to_string_pretty(&environment::describe(rayon::current_num_threads()))?;
     folder.write("environment.json", &environment)?;
@@ -47,7 +49,6 @@ pub fn start(run: &Run, overwrite: bool, interrupt: &AtomicBool) -> Result<Outco
     // Last: a folder counts as a run from here on.
     folder.write("config.toml", &toml::to_string_pretty(&run.config).context("a config prints")?)?;
 
-    let parameters = Parameters::initialize(&config, run.config.run.seed, run.config.model.init_std)?;
     let optimizer = AdamW::new(run.config.optimizer.clone(), &parameters);
     let codes = diagnostics::codes(&config, &parameters)?;
     let state =

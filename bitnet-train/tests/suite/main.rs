@@ -6,6 +6,7 @@ mod configs;
 mod definitions;
 mod end_to_end;
 mod gradients;
+mod init_from;
 mod overfit;
 mod parity;
 mod passes;

@@ -10,6 +10,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use bitnet_infer::engine::{HeadFormat, KvType, Model, RandomModel};
+use bitnet_infer::eval::memory::peak_memory;
 use bitnet_model::config::{Quantization, Storage};
 use bitnet_model::files::hugging_face;
 use bitnet_model::weights::FloatType;
@@ -162,16 +163,9 @@ impl Args {
             kv: self.kv,
             load_seconds,
             head: model.head_format(),
-            peak_memory_bytes: peak_memory(),
+            peak_memory_bytes: peak_memory().map(|bytes| bytes as usize),
             machine: Machine::measure(model)?,
             rows,
         })
     }
-}
-
-/// The high-water mark of resident memory.
-fn peak_memory() -> Option<usize> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix(" kB")?.parse::<usize>().ok().map(|kib| kib * 1024)
 }

@@ -58,6 +58,10 @@ impl Coded {
     ) -> (Self, Vec<N>) {
         let write = |row: usize, codes: &mut [i8]| {
             let values = floats_of(table, row);
+            if let Some((stored, scale)) = table.codes_of(row) {
+                codes.iter_mut().zip(stored).for_each(|(code, &stored)| *code = stored as i8);
+                return (scale, note(&values, codes, scale));
+            }
             let scale = scheme("int8").quantize(&values, 1, codes)[0];
             (scale, note(&values, codes, scale))
         };

@@ -4,6 +4,7 @@ use super::parse::{GgufFile, Value};
 use super::types::TensorType;
 use crate::config::{HiddenAct, ModelConfig, Quantization, RopeScaling, Storage};
 use crate::error::{Error, Result};
+use crate::files::added_tokens::AddedTokens;
 
 /// Architectures of BitNet models: with sub-norms, and half-rotated queries and keys.
 pub(super) const BITNET: [&str; 3] = ["bitnet", "bitnet-b1.58", "bitnet-25"];
@@ -13,6 +14,8 @@ pub(super) const LLAMA: &str = "llama";
 /// Keys of this project, where the format has none: the quantizers by name.
 pub(super) const WEIGHT_SCHEME: &str = "bitnet.weight_scheme";
 pub(super) const ACTIVATION_SCHEME: &str = "bitnet.activation_scheme";
+/// The same for all tokens that end a text, of which llama.cpp knows three.
+pub const EOS_TOKENS: &str = "bitnet.eos_token_ids";
 
 /// The seven projections of a block in the order of [`ModelConfig::projections`], as GGUF names them.
 pub const PROJECTIONS: [&str; 7] = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
@@ -146,6 +149,7 @@ pub(super) fn config(keys: &Keys, notes: &mut Vec<String>) -> Result<ModelConfig
         return Err(keys.fail(&keys.own("block_count"), reason));
     }
     let (quantization, storage) = quantization(keys, is_bitnet, num_hidden_layers, notes)?;
+    let added = added_tokens(keys)?;
     let eps = keys.own("attention.layer_norm_rms_epsilon");
     Ok(ModelConfig {
         vocab_size,
@@ -164,7 +168,7 @@ pub(super) fn config(keys: &Keys, notes: &mut Vec<String>) -> Result<ModelConfig
         sub_norms: is_bitnet,
         quantization,
         storage,
-        bos_token_id: bos(keys)?,
+        bos_token_id: added.bos.filter(|_| added.add_bos == Some(true)),
         eos_token_ids: ends(keys)?,
     })
 }
@@ -279,20 +283,28 @@ fn quantization(
     Ok(packed(Quantization::NONE))
 }
 
-/// The token in front of a text, if the file says that there is one in front.
-fn bos(keys: &Keys) -> Result<Option<u32>> {
+/// What the file says about the tokens around a text.
+pub(super) fn added_tokens(keys: &Keys) -> Result<AddedTokens> {
     let model = keys.text("tokenizer.ggml.model")?;
     let pre = keys.text("tokenizer.ggml.pre")?;
     // What llama.cpp does without the key.
     let default = model == Some("llama") || matches!(pre, Some("llama-bpe" | "llama3" | "llama-v3"));
-    if !keys.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(default) {
-        return Ok(None);
-    }
-    keys.token("tokenizer.ggml.bos_token_id")
+    Ok(AddedTokens {
+        bos: keys.token("tokenizer.ggml.bos_token_id")?,
+        add_bos: Some(keys.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(default)),
+        add_eos: keys.flag("tokenizer.ggml.add_eos_token")?,
+    })
 }
 
-/// The tokens that end a text: of the keys, and those that end a turn of a chat by their spelling, as llama.cpp has it.
+/// The tokens that end a text: of this project's key, which has all of them; else of llama.cpp's three, and those that end a
+/// turn of a chat by their spelling, as llama.cpp has it.
 fn ends(keys: &Keys) -> Result<Vec<u32>> {
+    if let Some(value) = keys.file.value(EOS_TOKENS) {
+        let Value::Array(ids) = value else { return Err(keys.fail(EOS_TOKENS, format!("is {}", shown(value)))) };
+        let ids = ids.integers().ok_or_else(|| keys.fail(EOS_TOKENS, "is no array of 32-bit integers"))?;
+        let token = |id| u32::try_from(id).map_err(|_| keys.fail(EOS_TOKENS, format!("has {id}, expected a token")));
+        return ids.map(token).collect();
+    }
     let mut ends = Vec::new();
     for key in ["eos_token_id", "eot_token_id", "eom_token_id"] {
         ends.extend(keys.token(&format!("tokenizer.ggml.{key}"))?);

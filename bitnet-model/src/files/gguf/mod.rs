@@ -16,12 +16,14 @@ mod types;
 mod write;
 
 pub use blocks::{decode_codes, decode_row};
-pub use keys::{NORMS, PROJECTIONS};
+pub use keys::{EOS_TOKENS, NORMS, PROJECTIONS};
 pub use layout::{I2sLayout, pack_i2s, unpack_i2s};
 pub use model::{GgufModel, GgufOptions};
 pub use parse::{Array, GgufFile, TensorInfo, Value};
 pub use quantize::{encode_codes, encode_row};
-pub use tokens::{CHAT_TEMPLATE, HUGGING_FACE_JSON, TokenLists, chat_template, token_lists, tokenizer_json};
+pub use tokens::{
+    CHAT_TEMPLATE, HUGGING_FACE_JSON, TokenLists, added_tokens, chat_template, token_lists, tokenizer_json,
+};
 pub use types::TensorType;
 pub use write::{HeaderWriter, PlannedTensor, config_keys};
 

@@ -181,18 +181,19 @@ impl<'a> GgufModel<'a> {
         let (name, info) = self.projection_info(layer, index)?;
         let (rows, cols, bytes) = (info.shape[0], info.shape[1], self.file.bytes(info));
         let fail = |reason: String| self.fail(&name, reason);
+        let wrong_codes = |reason: String| Error::codes(self.file.origin(), &name, reason);
         let extra = self.extra_scale(&name)?;
         let layout = self.config.quantization.weight.map(|scheme| scheme.layout());
         let packed = |layout, codes: &[i8], scales: Vec<f32>| {
             let scales = scales.into_iter().map(|scale| scale * extra).collect();
-            PackedMatrix::pack(layout, rows, cols, codes, scales).map(LinearWeights::Packed).map_err(fail)
+            PackedMatrix::pack(layout, rows, cols, codes, scales).map(LinearWeights::Packed).map_err(wrong_codes)
         };
         if info.kind == TensorType::I2S {
             if layout != Some(Layout::TwoBit) {
                 let scheme = self.config.quantization.weight_name();
                 return Err(fail(format!("is I2_S, which holds ternary codes, but the weight scheme is `{scheme}`")));
             }
-            let (codes, scale) = unpack_i2s(self.i2s, rows, cols, bytes).map_err(fail)?;
+            let (codes, scale) = unpack_i2s(self.i2s, rows, cols, bytes).map_err(wrong_codes)?;
             // Of nothing but zeros, any scale is as good as the zero that was stored.
             let all_zero = scale == 0.0 && codes.iter().all(|&code| code == 0);
             let scales = if all_zero { uniform_scales(1, &[scale]).unwrap_or_default() } else { vec![scale] };

@@ -77,12 +77,15 @@ pub fn encode_codes(kind: TensorType, codes: &[i8], scale: f32, out: &mut Vec<u8
 }
 
 /// scale = largest / 127, in f16; code = round(value / scale).
+/// The very bytes that llama.cpp makes: codes by the scale before it is rounded to f16, halves away from zero. Where f16 holds the
+/// scale in few bits (subnormal, weights below 0.008), that would lose more than eight bits do: there, codes by the rounded one.
 fn q8_0(values: &[f32], out: &mut Vec<u8>) {
-    let largest = values.iter().fold(0f32, |largest, v| largest.max(v.abs()));
-    let scale = f16::from_f32(largest / 127.0);
-    let inverse = if scale > f16::ZERO { 1.0 / scale.to_f32() } else { 0.0 };
-    out.extend(scale.to_le_bytes());
-    out.extend(values.iter().map(|v| round_half_even((v * inverse).clamp(-127.0, 127.0)) as i8 as u8));
+    let scale = values.iter().fold(0f32, |largest, v| largest.max(v.abs())) / 127.0;
+    let held = f16::from_f32(scale);
+    let divisor = if held.is_normal() { scale } else { held.to_f32() };
+    let inverse = if divisor > 0.0 { 1.0 / divisor } else { 0.0 };
+    out.extend(held.to_le_bytes());
+    out.extend(values.iter().map(|v| (v * inverse).round().clamp(-127.0, 127.0) as i8 as u8));
 }
 
 /// Sixteen groups of 16 with a signed scale each. A group's scale is the best of a few by squared error weighted by the squares

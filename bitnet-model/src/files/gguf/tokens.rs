@@ -10,6 +10,7 @@ use serde_json::{Map, Value as Json, json};
 use super::keys::{Keys, shown};
 use super::parse::{GgufFile, Value};
 use crate::error::{Error, Result};
+use crate::files::added_tokens::{AddedTokens, around, template};
 
 /// A tokenizer as GGUF holds it.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +29,8 @@ pub struct TokenLists {
     pub merges: Vec<String>,
     /// Whether a space is put before a text (`llama` only).
     pub add_space_prefix: bool,
+    /// The token that is put in front of a text, and the one behind it.
+    pub around: [Option<u32>; 2],
 }
 
 const NORMAL: i32 = 1;
@@ -131,6 +134,14 @@ pub fn chat_template(file: &GgufFile) -> Result<Option<String>> {
     Ok(Keys::new(file)?.text(CHAT_TEMPLATE)?.map(str::to_owned))
 }
 
+/// What a GGUF file says about the tokens around a text.
+///
+/// # Errors
+/// If a key is not what it should be.
+pub fn added_tokens(file: &GgufFile) -> Result<AddedTokens> {
+    super::keys::added_tokens(&Keys::new(file)?)
+}
+
 /// Key of a whole `tokenizer.json`.
 pub const HUGGING_FACE_JSON: &str = "tokenizer.huggingface.json";
 /// Key of the template of chats.
@@ -207,7 +218,10 @@ pub fn token_lists(file: &GgufFile) -> Result<Option<TokenLists>> {
     if model == "llama" && scores.is_none() {
         return Err(keys.fail(scores_key, "is missing, expected an array of f32"));
     }
-    Ok(Some(TokenLists { model, pre, tokens, scores, types, merges, add_space_prefix }))
+    let added = super::keys::added_tokens(&keys)?;
+    let end = keys.token("tokenizer.ggml.eos_token_id")?;
+    let around = [added.bos.filter(|_| added.add_bos == Some(true)), end.filter(|_| added.add_eos == Some(true))];
+    Ok(Some(TokenLists { model, pre, tokens, scores, types, merges, add_space_prefix, around }))
 }
 
 impl TokenLists {
@@ -244,9 +258,11 @@ impl TokenLists {
             "vocab": vocab, "merges": merges,
         });
         let (normalizer, pre_tokenizer, decoder) = if is_llama { self.llama_steps() } else { self.gpt2_steps() };
+        let spelled = |id: Option<u32>| Some((id?, self.tokens.get(id? as usize)?.as_str()));
+        let [front, behind] = self.around.map(spelled);
         let tokenizer = json!({
             "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": normalizer,
-            "pre_tokenizer": pre_tokenizer, "post_processor": null, "decoder": decoder, "model": model,
+            "pre_tokenizer": pre_tokenizer, "post_processor": template(front, behind), "decoder": decoder, "model": model,
         });
         Ok(tokenizer.to_string().into_bytes())
     }
@@ -329,6 +345,7 @@ impl TokenLists {
                 fail(format!("has the token `{}` outside the model's vocabulary of {vocab_size}", token.escape_debug()))
             })
         };
+        let around = around(&json["post_processor"]).unwrap_or_default();
         let is_llama = model["byte_fallback"] == true;
         let is_byte = |token: &str| is_llama && token.len() == 6 && token.starts_with("<0x") && token.ends_with('>');
         for (token, id) in model["vocab"].as_object().into_iter().flatten() {
@@ -367,6 +384,7 @@ impl TokenLists {
                 types,
                 merges: Vec::new(),
                 add_space_prefix,
+                around,
             });
         }
         let byte_level = json["pre_tokenizer"].to_string().contains("\"ByteLevel\"");
@@ -378,7 +396,7 @@ impl TokenLists {
         let cutting = CUTTINGS.iter().find(|cutting| cutting.is(&json["pre_tokenizer"]));
         // Without merges it does not matter how a text is cut.
         let pre = if merges.is_empty() { Some(CUTTINGS[0].names[0]) } else { cutting.map(|cutting| cutting.names[0]) };
-        Ok(Self { model: "gpt2", pre, tokens, scores: None, types, merges, add_space_prefix: false })
+        Ok(Self { model: "gpt2", pre, tokens, scores: None, types, merges, add_space_prefix: false, around })
     }
 }
 
