@@ -97,12 +97,13 @@ def vanish(server, count):
         [worker.start() for worker in workers]
         [worker.join() for worker in workers]
         settled(server, f"{count} clients vanish {phase}", before)
-        print(f"     cancelled: {server.metric(CANCELLED) - counted:.0f}")
+        cancelled = server.metric(CANCELLED) - counted
+        check("... and most of them were cancelled", cancelled > count / 3 or make(0)[0] is None, f"{cancelled:.0f}")
     # In the queue: all places are taken by streams that their clients read.
     async def queue():
         busy = [asyncio.create_task(stream(port, {"prompt": f"b{i}", "max_tokens": context - 40, "ignore_eos": True})) for i in range(16)]
         await asyncio.sleep(0.3)
-        gone = 0
+        gone = waited = 0
         for start in range(0, count, 100):
             sockets = []
             for i in range(100):
@@ -110,10 +111,14 @@ def vanish(server, count):
                 client.sendall(post(port, {**long, "stream": i % 2 == 0}))
                 sockets.append(client)
             await asyncio.sleep(0.05)
+            waited = max(waited, await asyncio.to_thread(server.metric, "requests_waiting"))
             [client.close() for client in sockets]
             gone += len(sockets)
-        return gone, [state for state, _ in await asyncio.gather(*busy)]
-    gone, states = asyncio.run(queue())
+        return gone, waited, [state for state, _, _ in await asyncio.gather(*busy)]
+    counted = server.metric(CANCELLED)
+    gone, waited, states = asyncio.run(queue())
+    check("clients did wait in the queue and were let go of", waited > 50 and server.metric(CANCELLED) > counted,
+          f"{waited:.0f} at a time, {server.metric(CANCELLED) - counted:.0f} cancelled")
     check("16 streams in front of them end whole", states == [200] * 16)
     settled(server, f"{gone} clients vanish in the queue", before)
 

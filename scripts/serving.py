@@ -81,22 +81,26 @@ class Server:
 
 
 async def stream(port, body, path="/v1/completions"):
-    """Streams a completion. Returns the status and the times of events with text, from the start of the request."""
+    """Streams a completion. Returns the status, the times of events with text from the start of the request, and the number of
+    new tokens by the server's own count."""
     started = time.perf_counter()
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 22)
-    payload = json.dumps({**body, "stream": True}).encode()
+    payload = json.dumps({**body, "stream": True, "stream_options": {"include_usage": True}}).encode()
     head = f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\ncontent-type: application/json\r\nconnection: close\r\n"
     writer.write(f"{head}content-length: {len(payload)}\r\n\r\n".encode() + payload)
     await writer.drain()
     status = int((await reader.readline()).split()[1])
-    times, done = [], False
+    times, tokens, done = [], 0, False
     while line := await reader.readline():
         if line.startswith(b"data: [DONE]"):
             done = True
-        elif line.startswith(b"data: ") and b'"error"' not in line[:16]:
-            times.append(time.perf_counter() - started)
+        elif line.startswith(b"data: "):
+            event = json.loads(line[6:])
+            tokens = (event.get("usage") or {}).get("completion_tokens", tokens)
+            if any(choice.get("text") for choice in event.get("choices", [])):
+                times.append(time.perf_counter() - started)
     writer.close()
-    return status if done or status != 200 else 0, times
+    return status if done or status != 200 else 0, times, tokens
 
 
 def percentile(values, share):

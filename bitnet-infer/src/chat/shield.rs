@@ -11,8 +11,13 @@ pub const END: char = '\u{fdd1}';
 /// `text` with a mark in every place where one of `specials` is spelled out.
 pub fn cut(text: &str, specials: &[&str]) -> String {
     let mut out = String::with_capacity(text.len());
+    let mut may_begin = [false; 256];
+    specials.iter().filter_map(|special| special.bytes().next()).for_each(|byte| may_begin[usize::from(byte)] = true);
     for (at, letter) in text.char_indices() {
         out.push(if matches!(letter, CUT | END) { char::REPLACEMENT_CHARACTER } else { letter });
+        if !may_begin[usize::from(text.as_bytes()[at])] {
+            continue;
+        }
         // A special token of one character has no inside to be cut in: it is dropped.
         let found = specials.iter().filter(|special| text[at..].starts_with(**special));
         match found.map(|special| special.chars().count()).min() {

@@ -58,7 +58,7 @@ pub struct Args {
 
 const EXAMPLES: &str =
     "Commands within the chat begin with a slash: /help lists them. A line that ends with a backslash goes on
-in the next. Ctrl-C stops an answer, Ctrl-D ends the chat.
+in the next. Ctrl-C stops an answer that has begun, Ctrl-D ends the chat.
 
 Examples:
   bitnet-infer chat model --system \"You answer in one sentence.\"

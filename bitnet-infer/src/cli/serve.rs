@@ -64,7 +64,7 @@ pub struct Args {
     /// What keys and values are kept as: f32, f16, int8
     #[arg(long, value_name = "TYPE", default_value_t = KvType::F16)]
     kv: KvType,
-    /// Tokens of prompts in a pass beside texts that are generated: a number, `whole`, or the milliseconds a pass may take
+    /// Tokens of prompts in a pass: a number, `whole`, or the milliseconds that a pass may take (then 16 to 256)
     #[arg(long, value_name = "N|whole|MSms", default_value = "100ms", value_parser = prefill)]
     prefill: Prefill,
     /// Read every prompt anew, even if it begins as one before
@@ -139,7 +139,7 @@ pub fn run(args: &Args, opening: Opening) -> Result<()> {
         seed: args.seed.unwrap_or_else(|| std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0)),
     })?;
     let keys = args.keys()?;
-    let access = Access::new(&keys, &args.allow_host, &args.cors_origin);
+    let access = Access::new(&keys, &args.allow_host, &args.cors_origin).map_err(anyhow::Error::msg)?;
     let connections = Connections {
         most: args.connections.get(),
         head_time: Duration::from_secs(args.head_time.max(1)),
@@ -162,7 +162,12 @@ pub fn run(args: &Args, opening: Opening) -> Result<()> {
         announce(&server, &format!("http://{address}"), !keys.is_empty(), args.host)?;
         let stop = async move {
             tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-            let _ = writeln!(io::stderr(), "stopping: requests that run have the grace time to end");
+            let _ =
+                writeln!(io::stderr(), "stopping: requests that run have the grace time to end; again ends them now");
+            tokio::spawn(async move {
+                tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+                std::process::exit(130);
+            });
         };
         serve(listener, server, metrics, access, connections, stop).await;
         Ok::<(), anyhow::Error>(())
@@ -281,10 +286,15 @@ fn total_memory() -> Option<usize> {
 }
 
 fn log_to_stderr(level: &str) -> Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(level)
-        .map_err(|_| anyhow::anyhow!("--log is `{level}`, expected error, warn, info or debug"))?;
+    let level = match level {
+        "error" => tracing::Level::ERROR,
+        "warn" => tracing::Level::WARN,
+        "info" => tracing::Level::INFO,
+        "debug" => tracing::Level::DEBUG,
+        _ => bail!("--log is `{level}`, expected error, warn, info or debug"),
+    };
     let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours).init();
+    tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_ansi(colours).init();
     Ok(())
 }
 

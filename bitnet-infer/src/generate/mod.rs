@@ -135,7 +135,8 @@ impl<'a> Generator<'a> {
         Ok(tokens)
     }
 
-    /// Continues `prompt`, giving each piece of text to `on_text` as soon as it is certain.
+    /// Continues `prompt`, giving each piece of text to `on_text` as soon as it is certain (perhaps
+    /// none: it is asked for every token whether it wants more).
     ///
     /// # Errors
     /// If the prompt cannot be encoded or does not fit the context, a setting is out of its range, or the prompt cache cannot
@@ -228,10 +229,11 @@ impl<'a> Generator<'a> {
                 break StopReason::EndOfText;
             }
             let piece = stops.push(&text_stream.push(token)?);
-            text.push_str(&piece);
-            if !piece.is_empty() && on_text(&piece).is_break() {
+            // Asked for every token, so that a caller can stop while text is held back.
+            if on_text(&piece).is_break() {
                 break StopReason::Cancelled;
             }
+            text.push_str(&piece);
             if stops.stopped().is_some() {
                 break StopReason::StopText;
             }

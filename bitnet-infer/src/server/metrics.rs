@@ -27,12 +27,16 @@ pub struct Metrics {
     pub cached_tokens: Counter,
     /// New tokens.
     pub generated_tokens: Counter,
+    /// Times that the engine's thread looked for something to do.
+    pub rounds: Counter,
     /// Passes of the engine.
     pub passes: Counter,
     /// Tokens in them.
     pub pass_tokens: Counter,
     /// Texts that gave their memory back to others.
     pub preemptions: Counter,
+    /// Pages of known texts that were given up for others.
+    pub evictions: Counter,
     /// Texts that are worked on.
     pub running: Gauge,
     /// Texts that wait.
@@ -80,11 +84,21 @@ impl Metrics {
                 Counter::default()
             ),
             generated_tokens: registered!("generation_tokens", "New tokens", Counter::default()),
+            rounds: registered!(
+                "engine_rounds",
+                "Times that the engine's thread looked for something to do",
+                Counter::default()
+            ),
             passes: registered!("passes", "Passes of the engine", Counter::default()),
             pass_tokens: registered!("pass_tokens", "Tokens in all passes", Counter::default()),
             preemptions: registered!(
                 "preemptions",
                 "Texts that gave their memory back to others and were read again",
+                Counter::default()
+            ),
+            evictions: registered!(
+                "prefix_cache_evictions",
+                "Pages of known texts that were given up for others",
                 Counter::default()
             ),
             running: registered!("requests_running", "Texts that are worked on", Gauge::default()),

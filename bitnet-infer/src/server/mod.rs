@@ -14,13 +14,17 @@ mod security;
 mod state;
 pub mod structured;
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
+use hyper::body::{Frame, SizeHint};
 use tokio::net::TcpListener;
 
 pub use accept::Connections;
@@ -73,10 +77,53 @@ async fn observe(State(metrics): State<Arc<Metrics>>, request: Request, next: Ne
     let response = next.run(request).await;
     let status = response.status().as_u16();
     metrics.count_answer(status);
-    metrics.request_seconds.observe(started.elapsed().as_secs_f64());
-    if status == 429 {
-        metrics.count_rejected("queue_full");
+    match status {
+        400 => metrics.count_rejected("invalid"),
+        404 | 405 => metrics.count_rejected("not_found"),
+        429 => metrics.count_rejected("queue_full"),
+        503 => metrics.count_rejected("shutting_down"),
+        _ => {}
     }
-    tracing::info!(%method, path = %path.escape_debug(), status, ms = started.elapsed().as_millis() as u64, "request");
-    response
+    let end = End { metrics, started, line: format!("{method} {} {status}", path.escape_debug()) };
+    response.map(|body| Body::new(Observed { body, _end: end }))
+}
+
+/// A body that says when it has ended, or was left.
+struct Observed {
+    body: Body,
+    _end: End,
+}
+
+struct End {
+    metrics: Arc<Metrics>,
+    started: Instant,
+    line: String,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let seconds = self.started.elapsed().as_secs_f64();
+        self.metrics.request_seconds.observe(seconds);
+        tracing::info!("{} in {seconds:.3} s", self.line);
+    }
+}
+
+impl hyper::body::Body for Observed {
+    type Data = <Body as hyper::body::Body>::Data;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }

@@ -9,7 +9,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use super::error::ApiError;
 use super::metrics::Metrics;
@@ -28,12 +28,26 @@ pub struct Access {
 
 impl Access {
     /// Takes the keys, and names and origins that are allowed besides the server's own.
-    pub fn new(keys: &[String], hosts: &[String], origins: &[String]) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// If an origin is none.
+    pub fn new(keys: &[String], hosts: &[String], origins: &[String]) -> Result<Self, String> {
+        let is_origin = |origin: &str| {
+            let host = origin.split_once("://").map(|(_, host)| host);
+            origin == "*"
+                || host.is_some_and(|host| !host.is_empty() && !host.contains('/'))
+                    && origin.parse::<HeaderValue>().is_ok()
+        };
+        if let Some(bad) = origins.iter().find(|origin| !is_origin(origin)) {
+            return Err(format!(
+                "the origin `{bad}` is none, expected one such as https://chat.example, without a path, or *"
+            ));
+        }
+        Ok(Self {
             keys: keys.iter().map(|key| digest(key.as_bytes())).collect(),
             hosts: hosts.iter().map(|host| host.to_ascii_lowercase()).collect(),
-            origins: origins.to_vec(),
-        }
+            origins: origins.iter().map(|origin| origin.to_ascii_lowercase()).collect(),
+        })
     }
 
     /// Whether a key is needed.
@@ -49,11 +63,11 @@ impl Access {
         } else {
             AllowOrigin::list(origins)
         };
-        CorsLayer::new().allow_origin(origin).allow_methods([Method::GET, Method::POST]).allow_headers([
-            header::AUTHORIZATION,
-            header::CONTENT_TYPE,
-            header::HeaderName::from_static("x-api-key"),
-        ])
+        // Clients send headers of their own, such as x-stainless-*.
+        CorsLayer::new()
+            .allow_origin(origin)
+            .allow_methods([Method::GET, Method::POST])
+            .allow_headers(AllowHeaders::mirror_request())
     }
 
     /// Whether one of the keys came with the request. How long this takes says nothing about them.
@@ -154,7 +168,7 @@ mod tests {
 
     #[test]
     fn names_that_others_control_are_not_ours() {
-        let access = Access::new(&[], &["Model.lan".into()], &[]);
+        let access = Access::new(&[], &["Model.lan".into()], &[]).expect("valid");
         for host in ["localhost", "localhost:8080", "127.0.0.1:1", "[::1]:8080", "[::1]", "192.168.1.5", "model.LAN:9"]
         {
             assert!(access.knows_host(host), "{host}");
@@ -166,7 +180,7 @@ mod tests {
 
     #[test]
     fn foreign_pages_may_not_ask() {
-        let access = Access::new(&[], &[], &["https://chat.example".into()]);
+        let access = Access::new(&[], &[], &["https://Chat.example".into()]).expect("valid");
         assert!(access.knows_origin("http://127.0.0.1:8080", "127.0.0.1:8080"));
         assert!(access.knows_origin("https://chat.example", "127.0.0.1:8080"));
         for origin in
@@ -177,8 +191,15 @@ mod tests {
     }
 
     #[test]
+    fn origins_that_are_none_are_refused() {
+        for origin in ["chat.example", "https://chat.example/", "https://", "", "https://a\nb"] {
+            assert!(Access::new(&[], &[], &[origin.into()]).is_err(), "{origin}");
+        }
+    }
+
+    #[test]
     fn keys_are_found_in_both_places_and_nowhere_else() {
-        let access = Access::new(&["one".into(), "two".into()], &[], &[]);
+        let access = Access::new(&["one".into(), "two".into()], &[], &[]).expect("valid");
         let with = |name: &'static str, value: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(name, value.parse().expect("a header"));

@@ -1,13 +1,14 @@
 //! What all requests see.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::http::StatusCode;
 use bitnet_model::rng::{Stream, generator};
 use bitnet_model::tokenizer::Tokenizer;
 use rand::RngCore;
+use tokio::sync::Semaphore;
 
 use super::error::ApiError;
 use super::scheduler::{Engine, Limits};
@@ -37,6 +38,9 @@ pub struct Server {
     pub most_prompts: usize,
     /// When it was started, in seconds since 1970.
     pub created: u64,
+    /// Places for requests that take a while to be understood.
+    pub large_requests: Semaphore,
+    longest_token: OnceLock<usize>,
     /// What holds texts to JSON.
     pub structured: Structured,
     seed: u64,
@@ -92,6 +96,8 @@ impl Server {
             most_prompts,
             created,
             structured: Structured::default(),
+            large_requests: Semaphore::new(LARGE_AT_ONCE),
+            longest_token: OnceLock::new(),
             seed,
             count,
         })
@@ -141,6 +147,41 @@ impl Server {
         ApiError { param: Some("model".into()), ..ApiError::with(StatusCode::NOT_FOUND, "model_not_found", message) }
     }
 
+    /// Refuses a number of tokens that the context does not hold.
+    ///
+    /// # Errors
+    /// Both numbers.
+    pub fn check_length(&self, tokens: usize) -> Result<(), ApiError> {
+        let context = self.context();
+        if tokens <= context {
+            return Ok(());
+        }
+        let message = format!("this model's context is {context} tokens, the prompt has {tokens}: shorten it");
+        Err(ApiError::invalid(message).coded("context_length_exceeded"))
+    }
+
+    /// Refuses a text that cannot fit the context even if it were made of the longest tokens: before it is worked on.
+    ///
+    /// # Errors
+    /// How long it may be.
+    pub fn check_text(&self, text: &str) -> Result<(), ApiError> {
+        let longest = *self.longest_token.get_or_init(|| {
+            let tokens = 0..u32::try_from(self.vocab_size()).unwrap_or(u32::MAX);
+            let lengths = self.tokenizer().map(|tokenizer| tokens.map(|id| tokenizer.bytes_of(id).len()).max());
+            lengths.ok().flatten().unwrap_or(1).max(LEAST_LONGEST)
+        });
+        let most = self.context().saturating_mul(longest);
+        if text.len() <= most {
+            return Ok(());
+        }
+        let context = self.context();
+        let message = format!(
+            "this model's context is {context} tokens, which hold {most} bytes at most, the text has {}: shorten it",
+            text.len()
+        );
+        Err(ApiError::invalid(message).coded("context_length_exceeded"))
+    }
+
     /// Refuses a text that would not fit the memory for keys and values even alone.
     ///
     /// # Errors
@@ -181,6 +222,12 @@ impl Server {
         })
     }
 }
+
+/// Large requests that are prepared at the same time.
+const LARGE_AT_ONCE: usize = 2;
+
+/// Bytes that a token may stand for whatever the vocabulary says: normalizers may shorten a text.
+const LEAST_LONGEST: usize = 16;
 
 impl From<Error> for ApiError {
     /// What the engine or the tokenizer says of a request's own text.

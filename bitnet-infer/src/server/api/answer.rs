@@ -193,7 +193,12 @@ pub async fn stream(
                     done = true;
                 }
                 Some(event) => take(event, &mut chunks, &mut open, &mut ready),
-                None => done = true,
+                // The request was given up: a stream that just ended would look complete.
+                None => {
+                    let message = "the request was given up, because too little of its answer was taken";
+                    ready.push_back(ApiError::internal(message).to_json().to_string());
+                    done = true;
+                }
             }
         }
     });

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use axum::body::Body as RequestBody;
 use axum::extract::{FromRequest, Request};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
 use crate::server::error::ApiError;
@@ -30,7 +31,7 @@ impl FromRequest<Arc<Server>> for Body {
             let _ = tokio::time::timeout(DRAIN_TIME, discard(drain)).await;
             too_large()
         };
-        let declared = request.headers().get(axum::http::header::CONTENT_LENGTH);
+        let declared = request.headers().get(header::CONTENT_LENGTH);
         let declared = declared.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
         if declared.is_some_and(|length| length > limit as u64) {
             return Err(too_large_after(request.into_body()).await);
@@ -48,6 +49,32 @@ impl FromRequest<Arc<Server>> for Body {
         }
     }
 }
+
+/// Does the work of a request on a thread that may take its time. Large ones wait for one another, so that small ones find a
+/// thread; whoever leaves meanwhile is not worked for.
+///
+/// # Errors
+/// Those of the work.
+pub async fn aside<T: Send + 'static>(
+    server: &Arc<Server>,
+    size: usize,
+    work: impl FnOnce(&Arc<Server>, &[u8]) -> Result<T, ApiError> + Send + 'static,
+    bytes: Vec<u8>,
+) -> Result<T, ApiError> {
+    let place = if size > LARGE { server.large_requests.acquire().await.ok() } else { None };
+    let own = Arc::clone(server);
+    let done = tokio::task::spawn_blocking(move || work(&own, &bytes)).await;
+    drop(place);
+    done.map_err(|e| ApiError::internal(e.to_string()))?
+}
+
+/// An answer of JSON.
+pub fn json_text(text: String) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], text).into_response()
+}
+
+/// Bytes of a request from which on it is a large one.
+const LARGE: usize = 32 << 10;
 
 /// Reads a body to its end, or the end of what is read of it, and keeps nothing.
 async fn discard(body: Limited<RequestBody>) {

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde_json::{Value, json};
 
 use super::answer::{Answer, Chunks, Totals, finish_reason, stop_reason, stream, token_text};
-use super::body::Body;
+use super::body::{Body, aside, json_text};
 use super::fields::{Fields, unexpected};
 use super::request::Common;
 use crate::chat::{Ending, Message, Role};
@@ -31,16 +31,14 @@ struct Shape {
 /// # Errors
 /// What is wrong with the request.
 pub async fn chat(State(server): State<Arc<Server>>, Body(bytes): Body) -> Result<Response, ApiError> {
-    let own = Arc::clone(&server);
-    let prepared = tokio::task::spawn_blocking(move || prepare(&own, &bytes)).await;
-    let (common, shape, tokens) = prepared.map_err(|e| ApiError::internal(e.to_string()))??;
+    let (common, shape, tokens) = aside(&server, bytes.len(), |server, bytes| prepare(server, bytes), bytes).await?;
     let choices = common.options.choices;
     let events = server.engine.submit(vec![tokens], common.options)?;
     if common.stream {
         return stream(events, choices, shape, server).await;
     }
     let answer = Answer::collect(events, 1, choices).await?;
-    Ok(axum::Json(shape.whole(answer)).into_response())
+    Ok(json_text(shape.whole(answer).to_string()))
 }
 
 fn prepare(server: &Arc<Server>, bytes: &[u8]) -> Result<(Common, Shape, Vec<u32>), ApiError> {
@@ -53,9 +51,10 @@ fn prepare(server: &Arc<Server>, bytes: &[u8]) -> Result<(Common, Shape, Vec<u32
         return Err(ApiError::field("top_logprobs", "needs `logprobs` to be true"));
     }
     let (messages, ending) = conversation(&mut fields)?;
+    messages.iter().try_for_each(|message| server.check_text(&message.content))?;
     let tokens = format.encode(server.tokenizer()?, &messages, ending)?;
     common.fit([tokens.len()].into_iter(), usize::MAX, server)?;
-    if !common.options.end_tokens.is_empty() {
+    if !common.ignore_end {
         common.options.end_tokens.extend(format.end_tokens());
         common.options.stops.extend(format.stops().iter().cloned());
     }

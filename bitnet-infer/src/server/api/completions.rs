@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use bitnet_model::tokenizer::TextStream;
 use serde_json::{Map, Value, json};
 
 use super::answer::{Answer, Chunks, Totals, finish_reason, stop_reason, stream, token_text};
-use super::body::Body;
+use super::body::{Body, aside, json_text};
 use super::fields::{Fields, unexpected};
 use super::request::{Common, token_ids};
 use crate::eval::score::TokenScore;
@@ -21,7 +21,7 @@ use crate::server::state::Server;
 struct Prompt {
     tokens: Vec<u32>,
     text: String,
-    /// Where each token begins in the text, in characters.
+    /// Where each token begins in the text, in characters, if that is needed.
     offsets: Vec<usize>,
 }
 
@@ -43,10 +43,7 @@ struct Shape {
 /// # Errors
 /// What is wrong with the request.
 pub async fn completions(State(server): State<Arc<Server>>, Body(bytes): Body) -> Result<Response, ApiError> {
-    // Tokenizing a long text takes a while.
-    let own = Arc::clone(&server);
-    let prepared = tokio::task::spawn_blocking(move || prepare(&own, &bytes)).await;
-    let (common, shape) = prepared.map_err(|e| ApiError::internal(e.to_string()))??;
+    let (common, shape) = aside(&server, bytes.len(), |server, bytes| prepare(server, bytes), bytes).await?;
     let tokens: Vec<Vec<u32>> = shape.prompts.iter().map(|prompt| prompt.tokens.clone()).collect();
     let (prompts, choices) = (tokens.len(), tokens.len() * shape.choices);
     let events = server.engine.submit(tokens, common.options)?;
@@ -54,7 +51,9 @@ pub async fn completions(State(server): State<Arc<Server>>, Body(bytes): Body) -
         return stream(events, choices, shape, server).await;
     }
     let answer = Answer::collect(events, prompts, choices).await?;
-    Ok(axum::Json(shape.whole(answer)).into_response())
+    // With log-probabilities of long prompts this is some work.
+    let whole = tokio::task::spawn_blocking(move || shape.whole(answer).to_string()).await;
+    Ok(json_text(whole.map_err(|e| ApiError::internal(e.to_string()))?))
 }
 
 fn prepare(server: &Arc<Server>, bytes: &[u8]) -> Result<(Common, Shape), ApiError> {
@@ -67,8 +66,15 @@ fn prepare(server: &Arc<Server>, bytes: &[u8]) -> Result<(Common, Shape), ApiErr
         Some(value) => Some(super::fields::integer_of("logprobs", &value, 0..=MOST_LOGPROBS)? as usize),
     };
     let add_special = fields.flag("add_special_tokens")?.unwrap_or(true);
-    let prompts = prompts(&mut fields, server, add_special)?;
+    let details = Details { add_special, text: echo, offsets: echo && logprobs.is_some() };
+    let prompts = prompts(&mut fields, server, details)?;
     common.fit(prompts.iter().map(|prompt| prompt.tokens.len()), DEFAULT_TOKENS, server)?;
+    let scored: usize = prompts.iter().map(|prompt| prompt.tokens.len()).sum();
+    if echo && logprobs.is_some_and(|top| scored.saturating_mul(top + 1) > MOST_SCORES) {
+        let message =
+            format!("with `echo` asks for more than {MOST_SCORES} log-probabilities: send fewer prompts at a time");
+        return Err(ApiError::field("logprobs", message));
+    }
     common.options.logprobs = logprobs;
     common.options.prompt_logprobs = logprobs.filter(|_| echo);
     let shape = Shape {
@@ -85,7 +91,15 @@ fn prepare(server: &Arc<Server>, bytes: &[u8]) -> Result<(Common, Shape), ApiErr
     Ok((common, shape))
 }
 
-fn prompts(fields: &mut Fields, server: &Server, add_special: bool) -> Result<Vec<Prompt>, ApiError> {
+/// What of prompts is needed besides their tokens.
+#[derive(Clone, Copy)]
+struct Details {
+    add_special: bool,
+    text: bool,
+    offsets: bool,
+}
+
+fn prompts(fields: &mut Fields, server: &Server, details: Details) -> Result<Vec<Prompt>, ApiError> {
     let expected = "a text, a list of texts, a list of token ids, or a list of such lists";
     let value =
         fields.take("prompt").ok_or_else(|| ApiError::field("prompt", format!("is missing, expected {expected}")))?;
@@ -99,27 +113,32 @@ fn prompts(fields: &mut Fields, server: &Server, add_special: bool) -> Result<Ve
         return Err(ApiError::field("prompt", format!("has {} prompts, expected 1 to {most}", parts.len())));
     }
     let prompt = |part: Value| match part {
-        Value::String(text) => Prompt::of_text(server, text, add_special),
-        Value::Array(ids) => Prompt::of_tokens(server, token_ids("prompt", &ids, server.vocab_size())?),
+        Value::String(text) => Prompt::of_text(server, text, details),
+        Value::Array(ids) => {
+            server.check_length(ids.len())?;
+            Prompt::of_tokens(server, token_ids("prompt", &ids, server.vocab_size())?, details)
+        }
         other => Err(unexpected("prompt", &other, expected)),
     };
     parts.into_iter().map(prompt).collect()
 }
 
 impl Prompt {
-    fn of_text(server: &Server, text: String, add_special: bool) -> Result<Self, ApiError> {
+    fn of_text(server: &Server, text: String, details: Details) -> Result<Self, ApiError> {
+        server.check_text(&text)?;
         let tokenizer = server.tokenizer()?;
-        let tokens = match add_special {
+        let tokens = match details.add_special {
             true => Generator::new(&server.loaded.model, tokenizer).encode(&text)?,
             false => tokenizer.encode(&text)?,
         };
-        let offsets = offsets(server, &tokens)?;
+        server.check_length(tokens.len())?;
+        let offsets = if details.offsets { offsets(server, &tokens)? } else { Vec::new() };
         Ok(Self { tokens, text, offsets })
     }
 
-    fn of_tokens(server: &Server, tokens: Vec<u32>) -> Result<Self, ApiError> {
-        let text = server.tokenizer()?.decode(&tokens)?;
-        let offsets = offsets(server, &tokens)?;
+    fn of_tokens(server: &Server, tokens: Vec<u32>, details: Details) -> Result<Self, ApiError> {
+        let text = if details.text { server.tokenizer()?.decode(&tokens)? } else { String::new() };
+        let offsets = if details.offsets { offsets(server, &tokens)? } else { Vec::new() };
         Ok(Self { tokens, text, offsets })
     }
 }
@@ -196,7 +215,8 @@ impl Shape {
 impl Chunks for Shape {
     fn of(&mut self, event: Event) -> Vec<Value> {
         match event {
-            Event::Prompt { prompt, scores } => self.echoed(prompt, &scores),
+            Event::Prompt { prompt, scores } if self.echo => self.echoed(prompt, &scores),
+            Event::Prompt { .. } => Vec::new(),
             Event::Text { choice, text, tokens } => {
                 let shift = if self.echo { self.prompts[choice / self.choices].text.chars().count() } else { 0 };
                 let logprobs = self.logprobs.then(|| {
@@ -245,7 +265,7 @@ impl<'a> Log<'a> {
         self.logprobs.push(Value::Null);
         self.top.push(Value::Null);
         self.offsets.push(0);
-        for (score, &offset) in scores.iter().zip(&prompt.offsets[1..]) {
+        for (score, &offset) in scores.iter().zip(prompt.offsets.iter().skip(1)) {
             self.score(score, offset);
         }
     }
@@ -278,6 +298,9 @@ impl<'a> Log<'a> {
 
 /// New tokens where a request does not say: OpenAI's number.
 const DEFAULT_TOKENS: usize = 16;
+
+/// Log-probabilities that one answer holds of its prompts, alternatives included.
+const MOST_SCORES: usize = 1 << 20;
 
 /// Alternatives of a token. OpenAI allows 5, but local clients ask for 10.
 const MOST_LOGPROBS: i64 = 20;

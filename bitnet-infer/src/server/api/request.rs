@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::fields::{Fields, integer_of, unexpected};
-use crate::engine::SamplerConfig;
+use crate::engine::{PAGE_TOKENS, SamplerConfig};
 use crate::server::error::ApiError;
 use crate::server::scheduler::Options;
 use crate::server::state::Server;
@@ -17,6 +17,8 @@ pub struct Common {
     pub options: Options,
     /// New tokens, if the request says.
     pub max_tokens: Option<usize>,
+    /// Whether nothing but the number of tokens ends a text.
+    pub ignore_end: bool,
     /// Whether events are streamed.
     pub stream: bool,
     /// Whether a stream ends with counts.
@@ -47,10 +49,12 @@ impl Common {
             presence_penalty: fields.number("presence_penalty", -2.0..=2.0)?.unwrap_or(0.0),
             frequency_penalty: fields.number("frequency_penalty", -2.0..=2.0)?.unwrap_or(0.0),
             logit_bias: biases(fields, vocab)?,
-            seed: seed.map_or_else(|| server.fresh_seed(), i64::cast_unsigned),
+            // To llama.cpp, -1 is a random seed.
+            seed: seed.and_then(|seed| u64::try_from(seed).ok()).unwrap_or_else(|| server.fresh_seed()),
             ..defaults
         };
-        let choices = fields.integer("n", 1..=MOST_CHOICES)?.unwrap_or(1) as usize;
+        let most = MOST_CHOICES.min(server.limits.parallel as i64);
+        let choices = fields.integer("n", 1..=most)?.unwrap_or(1) as usize;
         if fields.integer("best_of", 1..=MOST_CHOICES)?.is_some_and(|best_of| best_of as usize != choices) {
             return Err(ApiError::field(
                 "best_of",
@@ -64,6 +68,9 @@ impl Common {
             }
         }
         let min_tokens = fields.integer("min_tokens", 0..=i64::MAX)?.unwrap_or(0) as usize;
+        if max_tokens.is_some_and(|most| most < min_tokens) {
+            return Err(ApiError::field("min_tokens", "is more than `max_tokens`"));
+        }
         let ignore_end = fields.flag("ignore_eos")?.unwrap_or(false);
         let stream = fields.flag("stream")?.unwrap_or(false);
         let include_usage = match fields.object("stream_options")? {
@@ -71,9 +78,7 @@ impl Common {
             Some(mut options) => options.flag("include_usage")?.unwrap_or(false),
             None => false,
         };
-        for name in
-            ["tools", "functions", "tool_choice", "function_call", "modalities", "audio", "suffix", "echo_audio"]
-        {
+        for name in ["tools", "functions", "tool_choice", "function_call", "modalities", "audio", "suffix"] {
             fields.refuse(name, "this server generates text")?;
         }
         let constraint = response_format(fields, server)?;
@@ -91,7 +96,7 @@ impl Common {
             prompt_logprobs: None,
             constraint,
         };
-        Ok(Self { options, max_tokens, stream, include_usage })
+        Ok(Self { options, max_tokens, ignore_end, stream, include_usage })
     }
 
     /// Sets the limit of new tokens for prompts of these lengths.
@@ -105,16 +110,24 @@ impl Common {
         server: &Server,
     ) -> Result<(), ApiError> {
         let context = server.context();
-        let mut longest = 0;
+        let (mut longest, mut prompts) = (0, 0);
         for length in lengths {
+            prompts += 1;
             if length == 0 {
                 return Err(ApiError::field("prompt", "is empty, and this model has no token to begin a text with"));
             }
             longest = longest.max(length);
         }
+        let (texts, most) = (prompts * self.options.choices, server.most_prompts);
+        if texts > most {
+            return Err(ApiError::field(
+                "n",
+                format!("times the number of prompts is {texts}, expected at most {most}"),
+            ));
+        }
         let asked = self.max_tokens;
         // A prompt that fills the context can still be scored.
-        let room = context.saturating_sub(longest);
+        let room = context.min(server.page_limit() * PAGE_TOKENS).saturating_sub(longest);
         let wanted = asked.unwrap_or(default.min(room.max(1)));
         if longest.saturating_add(wanted) > context {
             let message = format!(
@@ -198,7 +211,7 @@ pub fn token_ids(name: &str, values: &[Value], vocab: usize) -> Result<Vec<u32>,
     values.iter().map(|value| integer_of(name, value, 0..=vocab as i64 - 1).map(|id| id as u32)).collect()
 }
 
-/// Choices for each prompt.
+/// Choices for each prompt, if so many are worked on at a time.
 const MOST_CHOICES: i64 = 128;
 const MOST_STOPS: usize = 16;
 const LONGEST_STOP: usize = 1024;

@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use serde_json::{Value, json};
 
-use super::body::Body;
+use super::body::{Body, aside};
 use super::chat::conversation;
 use super::fields::{Fields, unexpected};
 use super::request::token_ids;
@@ -112,10 +112,10 @@ async fn blocking(
     bytes: Vec<u8>,
     work: impl FnOnce(&Server, &mut Fields) -> Result<Value, ApiError> + Send + 'static,
 ) -> Result<Json<Value>, ApiError> {
-    let done = tokio::task::spawn_blocking(move || {
-        let mut fields = Fields::parse(&bytes)?;
+    let prepare = |server: &Arc<Server>, bytes: &[u8]| {
+        let mut fields = Fields::parse(bytes)?;
         server.check_model(fields.text("model")?)?;
-        work(&server, &mut fields)
-    });
-    done.await.map_err(|e| ApiError::internal(e.to_string()))?.map(Json)
+        work(server, &mut fields)
+    };
+    aside(&server, bytes.len(), prepare, bytes).await.map(Json)
 }

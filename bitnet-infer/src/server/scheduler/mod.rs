@@ -82,11 +82,11 @@ pub struct Options {
 /// What happens to a request, in order for each choice.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// The scores of all tokens of a prompt but the first.
+    /// A prompt has been read.
     Prompt {
         /// Which prompt.
         prompt: usize,
-        /// One for each token but the first.
+        /// The scores of all its tokens but the first, if they were asked for.
         scores: Vec<TokenScore>,
     },
     /// New text.
@@ -131,7 +131,7 @@ pub enum Finish {
     Complete,
     /// As many tokens as were asked for.
     Length,
-    /// The constraint could not be held to.
+    /// It cannot go on: what it had to be cannot be held to, or the tokenizer failed.
     Broken(String),
 }
 
@@ -212,7 +212,11 @@ impl Engine {
             metrics,
         });
         let own = Arc::clone(&shared);
-        let work = move || worker::run(&loaded, limits, receiver, own);
+        let work = move || {
+            // However this ends, nobody may think that it goes on.
+            let _closing = Closing(Arc::clone(&own));
+            worker::run(&loaded, limits, receiver, own);
+        };
         let thread = std::thread::Builder::new().name("engine".into()).spawn(work)?;
         Ok((Self { commands, shared }, thread))
     }
@@ -223,7 +227,7 @@ impl Engine {
     /// If it is not taken on: nothing of it is then in the queue.
     pub fn submit(&self, prompts: Vec<Vec<u32>>, options: Options) -> Result<events::Receiver<Event>, Rejection> {
         let shared = &self.shared;
-        let choices = prompts.len() * options.choices;
+        let choices = prompts.len().saturating_mul(options.choices);
         if shared.closed.load(Ordering::Relaxed) {
             return Err(Rejection::ShuttingDown);
         }
@@ -237,7 +241,11 @@ impl Engine {
         let submission = Submission { prompts, options: Arc::new(options), sink, arrived: Instant::now() };
         match self.commands.send(Command::Submit(submission)) {
             Ok(()) => Ok(receiver),
-            Err(_) => Err(Rejection::ShuttingDown),
+            Err(_) => {
+                shared.active.fetch_sub(choices, Ordering::Relaxed);
+                shared.waiting.fetch_sub(choices, Ordering::Relaxed);
+                Err(Rejection::ShuttingDown)
+            }
         }
     }
 
@@ -269,8 +277,14 @@ impl Engine {
     }
 }
 
+/// Takes no more requests once it is dropped.
+struct Closing(Arc<Shared>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.closed.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Events that a reader may be behind before its request stands still.
 const EVENTS_HELD: usize = 256;
-
-#[cfg(test)]
-mod tests;

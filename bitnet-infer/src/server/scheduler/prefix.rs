@@ -3,7 +3,7 @@
 //! A tree: each node is a page of tokens behind the pages of its ancestors. Only the last page of a text may be partly filled.
 //! Keys and values are the same whatever else was computed with them, so sharing them changes no text.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::engine::{KvCache, PAGE_TOKENS, Page};
 
@@ -77,9 +77,20 @@ impl PrefixCache {
         true
     }
 
-    /// Pages that could be given up, one after the other.
+    /// Pages that could be given up, one after the other: those that neither anybody holds nor anything builds upon that is
+    /// held.
     pub fn evictable(&self) -> usize {
-        self.nodes.values().filter(|node| !node.page.is_shared()).count()
+        let mut held = HashSet::new();
+        for (&id, node) in self.nodes.iter().filter(|(_, node)| node.page.is_shared()) {
+            let mut above = Some((id, node));
+            while let Some((id, node)) = above {
+                // Whoever was seen before has been followed upwards.
+                let first = held.insert(id);
+                let parent = node.parent.filter(|_| first);
+                above = parent.and_then(|id| self.nodes.get(&id).map(|node| (id, node)));
+            }
+        }
+        self.nodes.len() - held.len()
     }
 
     /// Pages kept.

@@ -1,5 +1,6 @@
 //! One text on its way: what was read and generated of it, and what its reader has not taken yet.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,6 +19,8 @@ pub struct Ticket {
     pub options: Arc<Options>,
     pub sink: Sender<Event>,
     pub arrived: Instant,
+    /// When the reader last took something.
+    pub taken: Cell<Option<Instant>>,
 }
 
 /// A prompt being read, or a text being generated.
@@ -143,7 +146,7 @@ impl<'a> Sequence<'a> {
 
     pub fn send(&mut self, event: Event) {
         self.outbox.push(event);
-        self.outbox.flush(&self.ticket.sink);
+        self.outbox.flush(&self.ticket);
     }
 
     pub fn usage(&self) -> Usage {
@@ -176,10 +179,13 @@ impl Outbox {
     }
 
     /// Gives the reader what it takes.
-    pub fn flush(&mut self, sink: &Sender<Event>) {
+    pub fn flush(&mut self, ticket: &Ticket) {
         while let Some(event) = self.events.pop_front() {
-            match sink.try_send(event) {
-                Ok(()) => self.full_since = None,
+            match ticket.sink.try_send(event) {
+                Ok(()) => {
+                    self.full_since = None;
+                    ticket.taken.set(Some(Instant::now()));
+                }
                 Err(TrySendError::Full(event)) => {
                     self.events.push_front(event);
                     self.full_since.get_or_insert_with(Instant::now);

@@ -1,5 +1,6 @@
 //! The engine's thread: takes requests in, runs pass after pass, gives events out.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -32,11 +33,12 @@ pub fn run(loaded: &LoadedModel, limits: Limits, commands: Receiver<Command>, sh
         draining: Vec::new(),
         prefix: PrefixCache::default(),
         row_seconds: None,
+        progressed: false,
     };
     while worker.receive(&commands) {
         worker.tend();
         worker.admit();
-        worker.step();
+        worker.progressed = worker.step();
         worker.report();
     }
     worker.fail_all("the server is shutting down");
@@ -64,15 +66,15 @@ struct Worker<'a> {
     prefix: PrefixCache,
     /// What a token of a prompt took lately.
     row_seconds: Option<f64>,
+    /// Whether the last round ran a pass: if not, nothing can go on by itself.
+    progressed: bool,
 }
 
 impl<'a> Worker<'a> {
     /// Takes in what has come; waits if there is nothing else to do. Returns whether to go on.
     fn receive(&mut self, commands: &Receiver<Command>) -> bool {
-        let is_stalled = |sequence: &Sequence| sequence.outbox.full_since().is_some();
-        let idle = self.waiting.is_empty() && self.running.iter().all(is_stalled);
-        if idle {
-            let watched = !self.running.is_empty() || !self.draining.is_empty();
+        if !self.progressed {
+            let watched = !self.running.is_empty() || !self.waiting.is_empty() || !self.draining.is_empty();
             let wait = if watched { STALL_POLL } else { IDLE_POLL };
             match commands.recv_timeout(wait) {
                 Ok(Command::Submit(submission)) => self.accept(submission),
@@ -93,7 +95,7 @@ impl<'a> Worker<'a> {
     fn accept(&mut self, submission: Submission) {
         let Submission { prompts, options, sink, arrived } = submission;
         let choices = prompts.len() * options.choices;
-        let ticket = Arc::new(Ticket { options: Arc::clone(&options), sink, arrived });
+        let ticket = Arc::new(Ticket { options: Arc::clone(&options), sink, arrived, taken: Cell::new(None) });
         let sequences = prompts.into_iter().enumerate();
         let made: engine::Result<VecDeque<Sequence>> =
             sequences.map(|(prompt, tokens)| self.sequence(&ticket, prompt, tokens)).collect();
@@ -146,7 +148,9 @@ impl<'a> Worker<'a> {
         let patience = self.limits.patience;
         let shared = Arc::clone(&self.shared);
         let is_lost = |ticket: &Ticket, outbox: &Outbox| {
-            let slow = outbox.full_since().is_some_and(|since| since.elapsed() > patience);
+            let stuck = outbox.full_since().is_some_and(|since| since.elapsed() > patience);
+            // A request of several texts is slow only if its reader takes nothing of any of them.
+            let slow = stuck && ticket.taken.get().is_none_or(|taken| taken.elapsed() > patience);
             if slow {
                 shared.metrics.count_rejected("slow_reader");
             }
@@ -160,7 +164,7 @@ impl<'a> Worker<'a> {
             (0..choices).for_each(|_| shared.metrics.count_finished("cancelled"));
         };
         self.running.retain_mut(|sequence| {
-            sequence.outbox.flush(&sequence.ticket.sink);
+            sequence.outbox.flush(&sequence.ticket);
             let lost = is_lost(&sequence.ticket, &sequence.outbox);
             if lost {
                 gone(1 + sequence.forks, false);
@@ -169,7 +173,7 @@ impl<'a> Worker<'a> {
         });
         for request in &mut self.waiting {
             request.retain_mut(|sequence| {
-                sequence.outbox.flush(&sequence.ticket.sink);
+                sequence.outbox.flush(&sequence.ticket);
                 let lost = is_lost(&sequence.ticket, &sequence.outbox);
                 if lost {
                     gone(1 + sequence.forks, true);
@@ -179,7 +183,7 @@ impl<'a> Worker<'a> {
         }
         self.waiting.retain(|request| !request.is_empty());
         self.draining.retain_mut(|(ticket, outbox)| {
-            outbox.flush(&ticket.sink);
+            outbox.flush(ticket);
             !outbox.is_empty() && !is_lost(ticket, outbox)
         });
     }
@@ -189,7 +193,8 @@ impl<'a> Worker<'a> {
         while let Some(mut request) = self.waiting.pop_front() {
             let Some(mut sequence) = request.pop_front() else { continue };
             let choices = 1 + sequence.forks;
-            let crowded = !self.running.is_empty() && self.running.len() + choices > self.limits.parallel;
+            let taken: usize = self.running.iter().map(|other| 1 + other.forks).sum();
+            let crowded = !self.running.is_empty() && taken + choices > self.limits.parallel;
             if crowded || !self.make_room_for(&mut sequence) {
                 request.push_front(sequence);
                 self.waiting.push_front(request);
@@ -230,12 +235,12 @@ impl<'a> Worker<'a> {
         false
     }
 
-    /// Runs one pass. A failure ends the requests in it, not the server.
-    fn step(&mut self) {
+    /// Runs one pass, if there is something to run; says whether there was. A failure ends the requests in it, not the server.
+    fn step(&mut self) -> bool {
         let ready = |sequence: &Sequence| sequence.outbox.full_since().is_none();
         let chunks = self.chunks(ready);
         if chunks.iter().all(|&chunk| chunk == 0) {
-            return;
+            return false;
         }
         let started = Instant::now();
         let rows: usize = chunks.iter().sum();
@@ -252,6 +257,7 @@ impl<'a> Worker<'a> {
             let now = seconds / rows as f64;
             self.row_seconds = Some(self.row_seconds.map_or(now, |before| 0.7 * before + 0.3 * now));
         }
+        true
     }
 
     /// Tokens of each running sequence for the next pass, for which there is memory.
@@ -264,7 +270,9 @@ impl<'a> Worker<'a> {
             let needed = |worker: &Self| -> usize {
                 worker.running.iter().zip(&chunks).map(|(sequence, &chunk)| sequence.cache.pages_to_make(chunk)).sum()
             };
-            while self.pages.now() + needed(self) > self.page_limit && self.prefix.evict() {}
+            while self.pages.now() + needed(self) > self.page_limit && self.prefix.evict() {
+                self.shared.metrics.evictions.inc();
+            }
             if self.pages.now() + needed(self) <= self.page_limit || self.running.len() <= 1 {
                 return chunks;
             }
@@ -284,7 +292,10 @@ impl<'a> Worker<'a> {
     }
 
     fn budget(&self) -> usize {
+        let streams = self.running.iter().any(|sequence| sequence.pending() == 1);
         match self.limits.prefill {
+            // Nobody waits for the pass to end.
+            Prefill::Within(_) if !streams && self.running.len() == 1 => MOST_ROWS,
             Prefill::Whole => usize::MAX,
             Prefill::Tokens(tokens) => tokens,
             Prefill::Within(time) => match self.row_seconds {
@@ -352,7 +363,10 @@ impl<'a> Worker<'a> {
         if self.running[place].generated() == 0 {
             self.deliver_prompt(place);
             for nth in 1..=forks {
-                let fork = self.running[place].fork(nth, self.tokenizer)?;
+                let fork = self.running[place].fork(nth, self.tokenizer).inspect_err(|_| {
+                    // Those that were not made yet end with the others.
+                    self.running[place].forks = forks + 1 - nth;
+                })?;
                 places.push(self.running.len());
                 self.running.push(fork);
             }
@@ -373,7 +387,8 @@ impl<'a> Worker<'a> {
                 }
             };
             let scored = options.logprobs.map(|top| score(&next.logits, token, top));
-            let finish = sequence.push(token, scored, self.limits.context)?;
+            let pushed = sequence.push(token, scored, self.limits.context);
+            let finish = pushed.unwrap_or_else(|e| Some(Finish::Broken(e.to_string())));
             sequence.forbid_ends();
             let now = Instant::now();
             let metrics = &self.shared.metrics;
@@ -392,9 +407,8 @@ impl<'a> Worker<'a> {
     /// The prompt of the sequence at `place` has been read.
     fn deliver_prompt(&mut self, place: usize) {
         let sequence = &mut self.running[place];
-        if let Some(scores) = sequence.scores.take() {
-            sequence.send(Event::Prompt { prompt: sequence.prompt, scores });
-        }
+        let scores = sequence.scores.take().unwrap_or_default();
+        sequence.send(Event::Prompt { prompt: sequence.prompt, scores });
         if self.limits.prefix_cache {
             self.prefix.keep(&sequence.tokens, &sequence.cache, false);
         }
@@ -412,7 +426,7 @@ impl<'a> Worker<'a> {
         };
         let usage = sequence.usage();
         sequence.send(match finish {
-            Finish::Broken(reason) => Event::Failed(format!("the text cannot be held to its format: {reason}")),
+            Finish::Broken(reason) => Event::Failed(format!("the text cannot go on: {reason}")),
             finish => Event::End { choice: sequence.choice, finish, usage },
         });
         self.shared.metrics.count_finished(reason);
@@ -445,6 +459,7 @@ impl<'a> Worker<'a> {
 
     fn report(&self) {
         let metrics = &self.shared.metrics;
+        metrics.rounds.inc();
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         metrics.running.set(count(self.running.len()));
         metrics.waiting.set(count(self.shared.waiting.load(Ordering::Relaxed)));
@@ -455,7 +470,7 @@ impl<'a> Worker<'a> {
 
 fn fail(ticket: &Ticket, outbox: &mut Outbox, message: &str) {
     outbox.push(Event::Failed(message.to_owned()));
-    outbox.flush(&ticket.sink);
+    outbox.flush(ticket);
 }
 
 /// What of the next logits the draw, and the scores that were asked for, depend on.

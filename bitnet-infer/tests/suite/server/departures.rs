@@ -64,24 +64,65 @@ fn a_reader_that_takes_nothing_is_given_up_and_a_slow_one_loses_nothing() {
     let limits = Limits { patience: Duration::from_millis(300), ..Setup::default().limits };
     let server = Running::start(Setup { limits, ..Setup::default() });
     let idle = server.engine.submit(vec![vec![1, 2, 3]], options(CONTEXT - 3)).expect("taken on");
-    let mut slow = server.engine.submit(vec![vec![1, 2, 3]], options(600)).expect("taken on");
-    let mut tokens = 0;
-    loop {
+    // Several texts for one reader that is slower than they come, for longer than anybody waits for one that takes nothing.
+    let mut slow = server.engine.submit(vec![vec![1, 2, 3]], Options { choices: 3, ..options(600) }).expect("taken on");
+    let (mut tokens, mut ended) = ([0; 3], 0);
+    while ended < 3 {
         match slow.blocking_recv().expect("an event") {
-            Event::Text { tokens: some, .. } => tokens += some.len(),
-            Event::End { usage, .. } => {
-                assert_eq!((usage.completion_tokens, tokens), (600, 600));
-                break;
+            Event::Text { choice, tokens: some, .. } => tokens[choice] += some.len(),
+            Event::End { choice, usage, .. } => {
+                assert_eq!((usage.completion_tokens, tokens[choice]), (600, 600));
+                ended += 1;
             }
-            other => panic!("{other:?}"),
+            Event::Prompt { scores, .. } => assert!(scores.is_empty()),
+            Event::Failed(message) => panic!("{message}"),
         }
-        if tokens % 100 == 0 {
+        if tokens.iter().sum::<usize>() % 40 == 0 {
             thread::sleep(Duration::from_millis(20));
         }
     }
     server.settle();
     assert_eq!(server.metric("bitnet_requests_rejected_total{reason=\"slow_reader\"}"), 1.0);
     drop(idle);
+}
+
+/// However many choices prompts part into, no more are worked on than the server was told.
+#[test]
+fn no_more_texts_run_than_were_allowed() {
+    let limits = Limits { parallel: 8, prefill: Prefill::Tokens(8), ..Setup::default().limits };
+    let server = Running::start(Setup { limits, ..Setup::default() });
+    let prompt: Vec<u32> = (0..200).collect();
+    let readers: Vec<_> = [8, 7, 6, 5, 1, 1]
+        .into_iter()
+        .map(|choices| {
+            server.engine.submit(vec![prompt.clone()], Options { choices, ..options(30) }).expect("taken on")
+        })
+        .map(|mut reader| thread::spawn(move || while reader.blocking_recv().is_some() {}))
+        .collect();
+    let mut most = 0f64;
+    while server.engine.active() > 0 {
+        most = most.max(server.metric("bitnet_requests_running"));
+        thread::sleep(Duration::from_micros(200));
+    }
+    readers.into_iter().for_each(|reader| reader.join().expect("no panic"));
+    assert!((1.0..=8.0).contains(&most), "{most} at a time");
+    assert_eq!(server.metric("bitnet_requests_finished_total{reason=\"length\"}"), 28.0);
+}
+
+/// While everything stands still for a reader, the engine's thread does too.
+#[test]
+fn a_stalled_engine_does_not_spin() {
+    let limits = Limits { parallel: 1, patience: Duration::from_millis(600), ..Setup::default().limits };
+    let server = Running::start(Setup { limits, ..Setup::default() });
+    let readers: Vec<_> =
+        (0..3).map(|_| server.engine.submit(vec![vec![1, 2, 3]], options(900)).expect("taken on")).collect();
+    thread::sleep(Duration::from_millis(300));
+    let before = server.metric("bitnet_engine_rounds_total");
+    thread::sleep(Duration::from_millis(200));
+    let rounds = server.metric("bitnet_engine_rounds_total") - before;
+    assert!(rounds < 100.0, "{rounds} rounds in 200 ms");
+    drop(readers);
+    server.settle();
 }
 
 #[test]
@@ -131,7 +172,7 @@ fn a_server_that_stops_cuts_off_what_does_not_end() {
     let connections = Connections { grace: Duration::from_millis(300), ..Connections::default() };
     let mut server = Running::start(Setup { limits, connections, ..Setup::default() });
     // Answers of some megabytes to clients that read none of them.
-    let body = json!({"prompt": "a", "max_tokens": 1000, "ignore_eos": true, "stream": true, "n": 32, "logprobs": 20, "echo": true});
+    let body = json!({"prompt": "a", "max_tokens": 1000, "ignore_eos": true, "stream": true, "n": 8, "logprobs": 20, "echo": true});
     let clients: Vec<TcpStream> =
         (0..2).map(|_| send(server.address, "POST", "/v1/completions", &[], body.to_string().as_bytes())).collect();
     while server.engine.active() == 0 {

@@ -32,8 +32,10 @@ fn what_is_wrong_with_a_request_is_named() {
         (json!({"prompt": "a", "max_tokens": "many"}), "`max_tokens` is `many`", Some("max_tokens")),
         (json!({"prompt": "a", "temperature": 3}), "a number from 0 to 2", Some("temperature")),
         (json!({"prompt": "a", "temperature": "hot"}), "a number from 0 to 2", Some("temperature")),
-        (json!({"prompt": "a", "n": 0}), "from 1 to 128", Some("n")),
-        (json!({"prompt": "a", "n": 100_000}), "from 1 to 128", Some("n")),
+        (json!({"prompt": "a", "n": 0}), "from 1 to 8", Some("n")),
+        (json!({"prompt": "a", "n": 100_000}), "from 1 to 8", Some("n")),
+        (json!({"prompt": vec!["a"; 20], "n": 8}), "is 160, expected at most 72", Some("n")),
+        (json!({"prompt": "a", "min_tokens": 9, "max_tokens": 8}), "is more than `max_tokens`", Some("min_tokens")),
         (json!({"prompt": "a", "best_of": 3}), "is not supported", Some("best_of")),
         (json!({"prompt": "a", "stop": ["a", 1]}), "`stop` is 1", Some("stop")),
         (json!({"prompt": "a", "stop": ""}), "1 to 1024 bytes", Some("stop")),
@@ -131,7 +133,8 @@ fn a_body_in_pieces_is_bounded_too() {
 
 #[test]
 fn keys_hosts_and_origins_are_checked() {
-    let access = Access::new(&["secret".into()], &["model.lan".into()], &["https://chat.example".into()]);
+    let access =
+        Access::new(&["secret".into()], &["model.lan".into()], &["https://chat.example".into()]).expect("valid");
     let server = Running::start(Setup { access, ..Setup::default() });
     let ask =
         |method: &str, path: &str, headers: &[(&str, &str)]| receive(send(server.address, method, path, headers, b""));
