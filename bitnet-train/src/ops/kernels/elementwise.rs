@@ -103,14 +103,6 @@ pub fn rotate(x: &[f32], cos: &[f32], sin: &[f32], direction: f32, factor: f32, 
 }
 }
 
-multiversion! {
-/// `sum(a * b)` in a fixed order.
-pub fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let b = &b[..a.len()];
-    lane_sum(a.len(), |i| a[i] * b[i])
-}
-}
-
 /// What AdamW does to one parameter tensor in one step.
 #[derive(Clone, Copy)]
 pub struct AdamWStep {

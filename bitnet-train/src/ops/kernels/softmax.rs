@@ -66,8 +66,10 @@ pub fn scale(x: &mut [f32], factor: f32) {
 }
 
 multiversion! {
-/// The softmax's backward pass on one row, in place of the probabilities: `p * (dp - delta)`.
-pub fn softmax_backward(p: &mut [f32], dp: &[f32], delta: f32) {
+/// The softmax's backward pass on one row, in place of the probabilities: `p * (dp - sum(p * dp))`.
+pub fn softmax_backward(p: &mut [f32], dp: &[f32]) {
+    let dp = &dp[..p.len()];
+    let delta = lane_sum(p.len(), |i| p[i] * dp[i]);
     for (p, &dp) in p.iter_mut().zip(dp) {
         *p *= dp - delta;
     }
