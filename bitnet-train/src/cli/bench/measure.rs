@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Result, ensure};
 use bitnet_model::ModelConfig;
 use bitnet_model::rng::{Stream, generator};
 use bitnet_train::config::Run;
@@ -38,14 +38,14 @@ pub struct Measured {
     pub optimizer_ms: f64,
     /// Multiplications and additions of a step's matrix products, in units of 10^9 (a block computed twice counts once).
     pub gflop_per_step: f64,
-    /// What all threads together reach on products that stay in the first-level cache, in 10^9 operations a second.
+    /// What all threads together reach with multiply-adds on registers, in 10^9 operations a second.
     pub peak_f32_gflops: f64,
     pub peak_bf16_gflops: f64,
     /// Share of those peaks that the whole step reaches.
     pub utilisation_f32: f64,
     pub utilisation_bf16: f64,
-    /// Largest resident memory of the process.
-    pub peak_memory_mb: f64,
+    /// Largest resident memory of the process, where the system tells it.
+    pub peak_memory_mb: Option<f64>,
     /// What was expected of it.
     pub estimated_memory_mb: Option<f64>,
     pub profile: Vec<OpMeasured>,
@@ -76,6 +76,9 @@ const WARM_UP: usize = 2;
 /// If the model cannot be made or a step fails.
 pub fn measure(run: &Run, vocabulary: usize, steps: usize) -> Result<Measured> {
     let config = run.model_config(vocabulary, None)?;
+    if let Some(bytes) = run.memory_of_steps(&config) {
+        eprintln!("about {:.0} MB of memory", bytes as f64 / 1e6);
+    }
     let train = &run.config.train;
     ensure!(
         train.sequence_length < TOKENS,
@@ -124,8 +127,7 @@ pub fn measure(run: &Run, vocabulary: usize, steps: usize) -> Result<Measured> {
             times.push(Step { all: between(start, stepped), data, passes, optimizer, profile });
         }
     }
-    let cpu = bitnet_train::run::cpu_model();
-    report(run, &config, times, loss, cpu)
+    Ok(report(run, &config, times, loss))
 }
 
 struct Step {
@@ -136,7 +138,7 @@ struct Step {
     profile: Option<Vec<Spent>>,
 }
 
-fn report(run: &Run, config: &ModelConfig, times: Vec<Step>, loss: f64, cpu: Option<String>) -> Result<Measured> {
+fn report(run: &Run, config: &ModelConfig, times: Vec<Step>, loss: f64) -> Measured {
     let of = |f: &dyn Fn(&Step) -> f64| median(times.iter().map(f).collect());
     let step = of(&|t| t.all);
     let profiled = times.iter().all(|t| t.profile.is_some());
@@ -151,14 +153,14 @@ fn report(run: &Run, config: &ModelConfig, times: Vec<Step>, loss: f64, cpu: Opt
     });
     let profile: Vec<_> = profile.filter(|op| op.ms > 0.0).collect();
     let train = &run.config.train;
+    // Before the peaks are measured.
+    let peak_memory = bitnet_train::run::peak_memory().map(|bytes| bytes as f64 / 1e6);
     let operations = run.operations_per_step(config);
     let [f32_peak, bf16_peak] = [peak(best(F32)), peak(best(BF16))];
     let tokens = run.tokens_per_step();
-    let resident =
-        bitnet_train::run::peak_memory().ok_or_else(|| anyhow!("the system does not tell its peak memory"))?;
-    Ok(Measured {
+    Measured {
         name: run.config.run.name.clone(),
-        cpu: cpu.unwrap_or_else(|| "unknown".into()),
+        cpu: bitnet_train::run::cpu_model().unwrap_or_else(|| "unknown".into()),
         threads: rayon::current_num_threads(),
         ops: run.ops.name().into(),
         precision: format!("{:?}", train.precision).to_lowercase(),
@@ -177,11 +179,11 @@ fn report(run: &Run, config: &ModelConfig, times: Vec<Step>, loss: f64, cpu: Opt
         peak_bf16_gflops: bf16_peak / 1e9,
         utilisation_f32: operations / step / f32_peak,
         utilisation_bf16: operations / step / bf16_peak,
-        peak_memory_mb: resident as f64 / 1e6,
-        estimated_memory_mb: run.estimated_memory(config).map(|bytes| bytes as f64 / 1e6),
+        peak_memory_mb: peak_memory,
+        estimated_memory_mb: run.memory_of_steps(config).map(|bytes| bytes as f64 / 1e6),
         profile,
         loss,
-    })
+    }
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
