@@ -40,8 +40,8 @@ pub fn start(run: &Run, overwrite: bool, interrupt: &AtomicBool) -> Result<Outco
     RunFolder::check_free(&run.folder(), overwrite)?;
     let Some((prepared, config)) = prepare(run, interrupt)? else { return Ok(Outcome::Interrupted(None)) };
     let folder = RunFolder::create(&run.folder(), overwrite)?;
-    let environment = serde_json::to_string_pretty(&environment::describe(rayon::current_num_threads()))?;
-    folder.write("environment.json", &environment)?;
+    let environment = environment::describe(&run.config.train, rayon::current_num_threads());
+    folder.write("environment.json", &serde_json::to_string_pretty(&environment)?)?;
     folder
         .write("tokenizer.json", std::str::from_utf8(&prepared.tokenizer_json).context("a tokenizer.json is UTF-8")?)?;
     // Last: a folder counts as a run from here on.

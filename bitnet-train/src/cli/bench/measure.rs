@@ -26,6 +26,8 @@ pub struct Measured {
     pub precision: String,
     pub weights: String,
     pub parameters: u64,
+    /// What another program needs to train the same model.
+    pub model: Shape,
     pub tokens_per_step: u64,
     pub steps: usize,
     /// Of the median step.
@@ -50,6 +52,19 @@ pub struct Measured {
     pub estimated_memory_mb: Option<f64>,
     pub profile: Vec<OpMeasured>,
     pub loss: f64,
+}
+
+/// A model and a batch in numbers.
+#[derive(Serialize)]
+pub struct Shape {
+    pub vocabulary: usize,
+    pub hidden_size: usize,
+    pub intermediate_size: usize,
+    pub num_hidden_layers: usize,
+    pub num_attention_heads: usize,
+    pub num_key_value_heads: usize,
+    pub batch_size: usize,
+    pub sequence_length: usize,
 }
 
 /// One kind of work in the median step.
@@ -166,6 +181,16 @@ fn report(run: &Run, config: &ModelConfig, times: Vec<Step>, loss: f64) -> Measu
         precision: format!("{:?}", train.precision).to_lowercase(),
         weights: run.config.quantization.weight.clone(),
         parameters: config.parameters(),
+        model: Shape {
+            vocabulary: config.vocab_size,
+            hidden_size: config.hidden_size,
+            intermediate_size: config.intermediate_size,
+            num_hidden_layers: config.num_hidden_layers,
+            num_attention_heads: config.num_attention_heads,
+            num_key_value_heads: config.num_key_value_heads,
+            batch_size: train.batch_size,
+            sequence_length: train.sequence_length,
+        },
         tokens_per_step: tokens,
         steps: times.len(),
         tokens_per_second: tokens as f64 / step,

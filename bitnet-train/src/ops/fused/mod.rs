@@ -60,7 +60,8 @@ pub enum Backward {
 }
 
 impl Precision {
-    fn tiles(self) -> &'static TileKernel {
+    /// The tiles that this CPU computes products with.
+    pub fn tiles(self) -> &'static TileKernel {
         best(match self {
             Self::F32 => F32,
             Self::Bf16 => BF16,
