@@ -155,19 +155,15 @@ impl Attention<'_> {
                 let scores = sized(&mut scratch.scores, count * seen);
                 let keys = scratch.keys_dt.first(d, seen);
                 multiply(scores, seen, Matrix::new(queries, count, d), keys, Output::Replace, Threads::One);
-                for (i, row) in scores.chunks_mut(seen).enumerate() {
-                    let (visible, hidden) = row.split_at_mut(start + i + 1);
-                    hidden.fill(0.0);
-                    let largest = softmax::max(visible);
-                    let sum = softmax::exp_shifted(visible, largest);
-                    softmax::scale(visible, 1.0 / sum);
-                    log_sums[g * t + start + i] = largest + sum.ln();
-                }
+                let inverses = &mut [0f32; BLOCK][..count];
+                let log_sums = &mut log_sums[g * t + start..][..count];
+                softmax::causal_softmax(scores, seen, start + 1, inverses, log_sums);
                 let mixed = sized(&mut scratch.rows, count * d);
                 let values = scratch.values.first(seen, d);
                 multiply(mixed, d, Matrix::new(scores, count, seen), values, Output::Replace, Threads::One);
-                for (p, mixed) in (start..).zip(mixed.chunks(d)) {
-                    out.row(p)[g * d..][..d].copy_from_slice(mixed);
+                for ((p, mixed), inverse) in (start..).zip(mixed.chunks(d)).zip(inverses) {
+                    let out = out.row(p)[g * d..][..d].iter_mut().zip(mixed);
+                    out.for_each(|(out, mixed)| *out = mixed * *inverse);
                 }
             }
         }
@@ -217,20 +213,13 @@ impl Attention<'_> {
 
                 let p = sized(scores, count * seen);
                 multiply(p, seen, queries, keys_dt.first(d, seen), Output::Replace, Threads::One);
-                for (i, row) in p.chunks_mut(seen).enumerate() {
-                    let (visible, hidden) = row.split_at_mut(start + i + 1);
-                    hidden.fill(0.0);
-                    softmax::exp_shifted(visible, log_sums[g * t + start + i]);
-                }
+                softmax::causal_probabilities(p, seen, start + 1, &log_sums[g * t + start..][..count]);
                 let d_out_packed = gradient_of_block.floats(self.backward_tiles, d_out_rows, Threads::One);
                 multiply(dv, d, Matrix::new(p, count, seen).t(), d_out_packed, Output::Add, Threads::One);
 
                 let dp = sized(d_scores, count * seen);
                 multiply(dp, seen, d_out_rows, values.first(d, seen), Output::Replace, Threads::One);
-                for (i, (p, dp)) in p.chunks_mut(seen).zip(dp.chunks(seen)).enumerate() {
-                    let visible = start + i + 1;
-                    softmax::softmax_backward(&mut p[..visible], &dp[..visible]);
-                }
+                softmax::causal_softmax_backward(p, dp, seen, start + 1);
                 let ds = Matrix::new(p, count, seen);
                 let queries = queries_of_block.floats(self.backward_tiles, queries, Threads::One);
                 multiply(dk, d, ds.t(), queries, Output::Add, Threads::One);
