@@ -12,16 +12,16 @@ sees to that. Needs nothing but Python, and BIN=target/release (the default) wit
 
 import argparse
 import json
+import math
 import os
 import shlex
 import statistics
 import subprocess
 import sys
 
-SIZES = {
-    "A": dict(vocab=4096, dim=256, layers=6, heads=4, kv=4, ffn=768, seq=256, batch=16),
-    "B": dict(vocab=8192, dim=512, layers=8, heads=8, kv=4, ffn=1536, seq=512, batch=8),
-}
+# The peer's name of each number of a model, after this trainer's.
+SHAPE = {"vocab": "vocabulary", "dim": "hidden_size", "layers": "num_hidden_layers", "heads": "num_attention_heads",
+         "kv": "num_key_value_heads", "ffn": "intermediate_size", "seq": "sequence_length", "batch": "batch_size"}
 
 
 def ours(options, size, precision, weights):
@@ -30,13 +30,14 @@ def ours(options, size, precision, weights):
     for key in [f"run.threads={options.threads}", f"train.precision={precision}", f"quantization.weight={weights}"]:
         command += ["--set", key]
     report = json.loads(run(options, command))
-    return {"tok": report["tokens_per_second"], "mb": report["peak_memory_mb"], "cpu": report["cpu"]}
+    return {"tok": report["tokens_per_second"], "mb": report["peak_memory_mb"] or math.nan, "cpu": report["cpu"],
+            "shape": report["model"]}
 
 
-def theirs(options, size, flags):
+def theirs(options, shape, flags):
     command = [options.python, options.peer, "--steps", str(options.peer_steps), "--threads", str(options.threads), *flags]
-    for key, value in SIZES[size].items():
-        command += [f"--{key}", str(value)]
+    for flag, key in SHAPE.items():
+        command += [f"--{flag}", str(shape[key])]
     report = json.loads(run(options, command).strip().splitlines()[-1])
     # `ru_maxrss` in MiB.
     return {"tok": report["tok_per_s"], "mb": report["rss_mb"] * 1.048576}
@@ -59,21 +60,24 @@ def main():
     parser.add_argument("--peer-steps", type=int, default=8, help="of the peer, which leaves the first quarter out")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--eager", action="store_true", help="the peer without torch.compile too")
+    parser.add_argument("--peer-weights", default="ternary", help="of the peer: ternary, none or both, as `ternary,none`")
     parser.add_argument("--prefix", type=shlex.split, default=[])
     options = parser.parse_args()
 
-    variants = {f"ours, {w}, {p}": lambda size, p=p, w=w: ours(options, size, p, w)
-                for w in ["ternary", "none"] for p in ["f32", "bf16"]}
-    for compiled in [["--compile"], []] if options.eager else [["--compile"]]:
-        for rounding in [[], ["--bf16"]]:
-            name = f"PyTorch, ternary, {'bf16 autocast' if rounding else 'f32'}, {'compiled' if compiled else 'eager'}"
-            variants[name] = lambda size, flags=compiled + rounding: theirs(options, size, flags)
-
+    own = [(w, p) for w in ["ternary", "none"] for p in ["f32", "bf16"]]
+    peers = [(w, bf16, compiled) for compiled in ([True, False] if options.eager else [True])
+             for w in options.peer_weights.split(",") for bf16 in [False, True]]
+    name_of = lambda w, bf16, compiled: (f"PyTorch, {w}, {'bf16 autocast' if bf16 else 'f32'}, "
+                                         f"{'compiled' if compiled else 'eager'}")
     for size in options.size.split(","):
-        results = {name: [] for name in variants}
+        results = {}
         for _ in range(options.rounds):
-            for name, measure in variants.items():
-                results[name].append(measure(size))
+            for w, p in own:
+                results.setdefault(f"ours, {w}, {p}", []).append(ours(options, size, p, w))
+            shape = results["ours, ternary, f32"][0]["shape"]
+            for w, bf16, compiled in peers:
+                flags = ["--quant", w] + ["--bf16"] * bf16 + ["--compile"] * compiled
+                results.setdefault(name_of(w, bf16, compiled), []).append(theirs(options, shape, flags))
         median = {name: statistics.median(r["tok"] for r in rows) for name, rows in results.items()}
         cpu = results["ours, ternary, f32"][0]["cpu"]
         print(f"\nsize {size}, {options.threads} threads of {cpu}, medians of {options.rounds}\n")
@@ -81,7 +85,7 @@ def main():
         for name, rows in results.items():
             speeds = [r["tok"] for r in rows]
             ratios = [f"{median[f'ours, ternary, {p}'] / median[name]:.2f} x" for p in ["f32", "bf16"]]
-            print(f"| {name} | {median[name]:.0f} | {min(speeds):.0f}-{max(speeds):.0f} | {max(r['mb'] for r in rows):.0f} "
+            print(f"| {name} | {median[name]:.0f} | {min(speeds):.0f}-{max(speeds):.0f} | {statistics.median(r['mb'] for r in rows):.0f} "
                   f"| {ratios[0]} | {ratios[1]} |")
 
 

@@ -185,13 +185,13 @@ pub struct CodeWriter<'a> {
 }
 
 impl CodeWriter<'_> {
-    /// Quantizes `x` as token `token` of this task.
+    /// Takes the codes that `quantize` writes as token `token` of this task, and the step that it gives.
     ///
     /// # Panics
-    /// If there is no such token or `x` has other columns.
-    pub fn quantize(&mut self, token: usize, x: &[f32], scheme: &dyn ActivationScheme) {
+    /// If there is no such token.
+    pub fn token(&mut self, token: usize, quantize: impl FnOnce(&mut [i8]) -> f32) {
         let codes = &mut self.codes[token * self.stride..][..self.cols];
-        self.steps[token] = scheme.quantize(x, codes);
+        self.steps[token] = quantize(codes);
         self.sums[token] = code_sum(codes);
     }
 }

@@ -3,23 +3,77 @@
 //! A checkpoint is a folder that appears complete or not at all. What the JSON says belongs to the trainer; this module
 //! only knows how to write and read it whole.
 
+use std::borrow::Cow;
 use std::path::Path;
 
+use safetensors::tensor::View;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::tensors::{self, OwnedTensor, TensorFile};
+use super::tensors::{self, Dtype, TensorFile};
 use crate::error::{Error, Result};
 
 /// Name of the JSON file of a checkpoint.
 pub const STATE_FILE: &str = "state.json";
 
 /// One safetensors file of a checkpoint: its name and its tensors.
-pub struct TensorGroup {
+pub struct TensorGroup<'a> {
     /// File name inside the checkpoint folder.
     pub file_name: &'static str,
     /// Tensors by name.
-    pub tensors: Vec<(String, OwnedTensor)>,
+    pub tensors: Vec<(String, SavedTensor<'a>)>,
+}
+
+/// Numbers that live elsewhere. They become bytes as they are written, one tensor after the other, so that a checkpoint
+/// takes no more memory than its largest tensor.
+pub struct SavedTensor<'a> {
+    shape: Vec<usize>,
+    numbers: Numbers<'a>,
+}
+
+enum Numbers<'a> {
+    F32(&'a [f32]),
+    I8(&'a [i8]),
+}
+
+impl<'a> SavedTensor<'a> {
+    /// An f32 tensor.
+    ///
+    /// # Panics
+    /// If the shape does not hold `numbers.len()` elements.
+    pub fn f32(shape: &[usize], numbers: &'a [f32]) -> Self {
+        assert_eq!(shape.iter().product::<usize>(), numbers.len(), "one number per element");
+        Self { shape: shape.to_vec(), numbers: Numbers::F32(numbers) }
+    }
+
+    /// A vector of i8.
+    pub fn i8(numbers: &'a [i8]) -> Self {
+        Self { shape: vec![numbers.len()], numbers: Numbers::I8(numbers) }
+    }
+}
+
+impl View for &SavedTensor<'_> {
+    fn dtype(&self) -> Dtype {
+        match self.numbers {
+            Numbers::F32(_) => Dtype::F32,
+            Numbers::I8(_) => Dtype::I8,
+        }
+    }
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Owned(match self.numbers {
+            Numbers::F32(numbers) => numbers.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Numbers::I8(numbers) => numbers.iter().map(|&x| x as u8).collect(),
+        })
+    }
+    fn data_len(&self) -> usize {
+        match self.numbers {
+            Numbers::F32(numbers) => size_of_val(numbers),
+            Numbers::I8(numbers) => numbers.len(),
+        }
+    }
 }
 
 /// Writes a checkpoint folder, all or nothing.
@@ -69,7 +123,10 @@ mod tests {
         let values = [1.5, -0.0, f32::MIN_POSITIVE / 2.0, 3e38];
         let group = TensorGroup {
             file_name: "model.safetensors",
-            tensors: vec![("a.b".into(), OwnedTensor::f32(&[2, 2], &values))],
+            tensors: vec![
+                ("a.b".into(), SavedTensor::f32(&[2, 2], &values)),
+                ("c".into(), SavedTensor::i8(&[-1, 0, 127])),
+            ],
         };
         write(&path, &[group], &serde_json::json!({"step": 7})).expect("written");
         let state: serde_json::Value = read_state(&path).expect("state");
@@ -78,6 +135,7 @@ mod tests {
         let file = TensorFile::parse(&bytes, "model.safetensors").expect("valid");
         let read = read_f32(&file, "a.b", &[2, 2]).expect("tensor");
         assert!(read.iter().zip(&values).all(|(a, b)| a.to_bits() == b.to_bits()));
+        assert_eq!(file.bytes("c", Dtype::I8, &[3]).expect("tensor"), [255, 0, 127]);
         assert!(read_f32(&file, "a.b", &[4]).unwrap_err().to_string().contains("has shape [2, 2], expected [4]"));
     }
 }

@@ -278,7 +278,10 @@ impl View for &OwnedTensor {
 ///
 /// # Errors
 /// If two tensors share a name, or the file cannot be written.
-pub fn write(path: &Path, tensors: &[(String, OwnedTensor)], metadata: (&str, String)) -> Result<()> {
+pub fn write<'a, T>(path: &Path, tensors: &'a [(String, T)], metadata: (&str, String)) -> Result<()>
+where
+    &'a T: View,
+{
     let mut sorted: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
     sorted.sort_by_key(|(name, _)| *name);
     if let Some(pair) = sorted.windows(2).find(|pair| pair[0].0 == pair[1].0) {

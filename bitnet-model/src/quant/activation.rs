@@ -17,6 +17,8 @@ impl ActivationScheme for AbsMaxInt8 {
         127
     }
 
+    // Inlined, so that a caller that is compiled for wide vectors has this arithmetic in them.
+    #[inline(always)]
     fn quantize(&self, x: &[f32], codes: &mut [i8]) -> f32 {
         assert_eq!(x.len(), codes.len(), "one code per value");
         let largest = abs_max(x).max(SCALE_FLOOR);

@@ -15,6 +15,8 @@ mod integer;
 mod laws;
 mod ternary;
 
+pub use activation::AbsMaxInt8;
+
 use crate::packed::Layout;
 
 /// How many scales a weight matrix has.
@@ -177,6 +179,7 @@ fn mean_of(weights: &[f32], f: impl Fn(f32) -> f32) -> f64 {
     lanes.iter().sum::<f64>() / weights.len().max(1) as f64
 }
 
+#[inline(always)]
 fn abs_max(x: &[f32]) -> f32 {
     // Eight lanes let the maximum vectorize; a NaN loses every comparison and is ignored.
     let mut lanes = [0f32; 8];

@@ -92,6 +92,11 @@ impl Shard {
         self.text_bytes
     }
 
+    /// Bytes of the file, which is mapped.
+    pub fn file_bytes(&self) -> usize {
+        self.file.bytes().len()
+    }
+
     /// Copies tokens `start..start + out.len()`.
     ///
     /// # Panics

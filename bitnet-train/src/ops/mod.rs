@@ -19,6 +19,7 @@ use bitnet_model::config::{HiddenAct, Quantization};
 use bitnet_model::reference::rope_angle;
 use candle_core::{Result, Tensor};
 
+pub(crate) use fused::resident;
 pub use fused::{Backward, FusedOps, FusedSettings, MOST_INT8_LAYERS, OPS, Op, Precision, Spent};
 pub use reference::ReferenceOps;
 pub use values::{Values, values};

@@ -7,6 +7,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::nn::parameters::Parameters;
+use crate::ops::kernels::elementwise::square_sum;
 use crate::ops::kernels::product::Output;
 use crate::ops::values;
 
@@ -120,15 +121,6 @@ impl Gradients {
         let parts: Vec<f64> = chunks.into_par_iter().with_min_len(4).map(square_sum).collect();
         parts.iter().sum::<f64>().sqrt()
     }
-}
-
-/// The sum of squares in f64, in interleaved partial sums.
-fn square_sum(chunk: &[f32]) -> f64 {
-    let mut lanes = [0f64; 8];
-    for (i, &v) in chunk.iter().enumerate() {
-        lanes[i % 8] += f64::from(v) * f64::from(v);
-    }
-    lanes.iter().sum()
 }
 
 /// Numbers of a partial sum.

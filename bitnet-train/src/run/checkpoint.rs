@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use bitnet_model::ModelConfig;
-use bitnet_model::files::checkpoint::{self, TensorGroup, read_f32};
-use bitnet_model::files::tensors::{Dtype, OwnedTensor, TensorFile};
+use bitnet_model::files::checkpoint::{self, SavedTensor, TensorGroup, read_f32};
+use bitnet_model::files::tensors::{Dtype, TensorFile};
 use serde::{Deserialize, Serialize};
 
 use super::diagnostics::LastCodes;
 use super::folder::RunFolder;
 use crate::nn::parameters::Parameters;
+use crate::ops::{Values, values};
 use crate::optim::{AdamW, AdamWConfig, Moments};
 
 const MODEL_FILE: &str = "model.safetensors";
@@ -147,21 +148,21 @@ pub fn save(
     keep_best: bool,
 ) -> Result<PathBuf> {
     let path = path_of(folder, state.step);
-    let (mut model, mut moments) = (Vec::new(), Vec::new());
-    for (name, var) in contents.parameters.iter() {
-        model.push((name.to_owned(), OwnedTensor::f32(var.dims(), &contents.parameters.values(name)?)));
-    }
-    for ((name, m), (_, var)) in contents.optimizer.moments().zip(contents.parameters.iter()) {
-        moments.push((format!("first.{name}"), OwnedTensor::f32(var.dims(), &m.first)));
-        moments.push((format!("second.{name}"), OwnedTensor::f32(var.dims(), &m.second)));
-    }
-    let codes = contents.codes.iter().map(|(name, codes)| {
-        let bytes = codes.iter().map(|&c| c as u8).collect();
-        (name.clone(), OwnedTensor { dtype: Dtype::I8, shape: vec![codes.len()], bytes })
+    let weights: Vec<(&str, Values)> =
+        contents.parameters.iter().map(|(name, var)| Ok((name, values(var)?))).collect::<Result<_>>()?;
+    let shapes: Vec<&[usize]> = contents.parameters.iter().map(|(_, var)| var.dims()).collect();
+    let model = weights
+        .iter()
+        .zip(&shapes)
+        .map(|((name, values), shape)| ((*name).to_owned(), SavedTensor::f32(shape, values)));
+    let moments = contents.optimizer.moments().zip(&shapes).flat_map(|((name, m), shape)| {
+        [("first", &m.first), ("second", &m.second)]
+            .map(|(kind, values)| (format!("{kind}.{name}"), SavedTensor::f32(shape, values)))
     });
+    let codes = contents.codes.iter().map(|(name, codes)| (name.clone(), SavedTensor::i8(codes)));
     let groups = [
-        TensorGroup { file_name: MODEL_FILE, tensors: model },
-        TensorGroup { file_name: OPTIMIZER_FILE, tensors: moments },
+        TensorGroup { file_name: MODEL_FILE, tensors: model.collect() },
+        TensorGroup { file_name: OPTIMIZER_FILE, tensors: moments.collect() },
         TensorGroup { file_name: CODES_FILE, tensors: codes.collect() },
     ];
     checkpoint::write(&path, &groups, state)?;

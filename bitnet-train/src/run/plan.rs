@@ -3,6 +3,8 @@
 use bitnet_model::ModelConfig;
 
 use crate::config::Run;
+use crate::nn::parameters::shapes;
+use crate::ops::resident;
 
 impl Run {
     /// Multiplications and additions of the matrix products of one step, forward and backward: six for each weight of the
@@ -15,15 +17,42 @@ impl Run {
         (6.0 * weights as f64 + attention) * self.tokens_per_step() as f64
     }
 
-    /// Bytes of resident memory that training is expected to take: parameters, gradients and moments, what passes keep
+    /// Bytes of resident memory that steps are expected to take: parameters, gradients and moments, what passes keep
     /// and work in ([`crate::ops::Ops::memory`]), and the program itself; `None` where the ops do not know.
-    pub fn estimated_memory(&self, config: &ModelConfig) -> Option<usize> {
+    pub fn memory_of_steps(&self, config: &ModelConfig) -> Option<usize> {
         let train = &self.config.train;
-        let state = 4 * size_of::<f32>() * config.parameters() as usize;
+        // A parameter, its gradient and two moments lie apart.
+        let sizes = shapes(config).into_values().map(|shape| shape.iter().product::<usize>());
+        let state: usize = sizes.map(|numbers| 4 * resident(F32 * numbers)).sum();
         let passes = self.ops.memory(config, train.batch_size * train.sequence_length)?;
-        Some(state + passes + PROGRAM)
+        // A micro-batch after the first adds to gradients what it makes in a place of its own.
+        let fresh = if train.gradient_accumulation > 1 { F32 * largest_projection(config) } else { 0 };
+        Some(state + passes + fresh + PROGRAM)
+    }
+
+    /// The same for a whole run on `data` bytes of mapped shards: the codes of two reports, and what validates, saves or
+    /// exports beside the buffers of steps.
+    pub fn memory_of_run(&self, config: &ModelConfig, data: usize) -> Option<usize> {
+        let (vocabulary, projections) =
+            (config.vocab_size * config.hidden_size, config.projection_parameters() as usize);
+        let codes = if config.quantization.weight.is_some() { 2 * projections } else { 0 };
+        // A report copies a projection on each thread. A checkpoint becomes bytes tensor by tensor.
+        let report = F32 * largest_projection(config) * rayon::current_num_threads();
+        let saving = F32 * vocabulary.max(largest_projection(config));
+        // Export, and the packed model that a sample comes from: tables of 2 bytes a number with one copy as f32, and
+        // projections as codes (or 2 bytes a number) and as what is written.
+        let tables = if config.tie_word_embeddings { 1 } else { 2 };
+        let packed = if config.quantization.weight.is_some() { projections / 2 } else { 4 * projections };
+        let exporting = F32 * vocabulary + tables * 4 * vocabulary + packed;
+        Some(self.memory_of_steps(config)? + codes + report.max(saving).max(exporting) + data)
     }
 }
+
+fn largest_projection(config: &ModelConfig) -> usize {
+    config.projections().iter().map(|(_, rows, cols)| rows * cols).max().unwrap_or(0)
+}
+
+const F32: usize = size_of::<f32>();
 
 /// Code, tokenizer, thread stacks and the allocator's own.
 const PROGRAM: usize = 30 << 20;

@@ -13,7 +13,7 @@ use super::diagnostics::{self, LastCodes};
 use super::evaluate::{self, Validation};
 use super::folder::RunFolder;
 use super::metrics::{Reporter, StepMetrics, TokenRate, ValidationMetrics};
-use super::{environment, init, load_parameters};
+use super::{environment, init, load_parameters, peak_memory};
 use crate::config::{Run, RunConfig};
 use crate::data::tokenizer::BuiltTokenizer;
 use crate::data::{self, Batches, Prepared, Stopped};
@@ -42,8 +42,8 @@ pub fn start(run: &Run, overwrite: bool, interrupt: &AtomicBool) -> Result<Outco
     // Before a folder exists, too: the model to start from may not fit.
     let parameters = init::parameters(run, &config, &prepared)?;
     let folder = RunFolder::create(&run.folder(), overwrite)?;
-    let environment = serde_json::to_string_pretty(&environment::describe(rayon::current_num_threads()))?;
-    folder.write("environment.json", &environment)?;
+    let environment = environment::describe(&run.config.train, rayon::current_num_threads());
+    folder.write("environment.json", &serde_json::to_string_pretty(&environment)?)?;
     folder
         .write("tokenizer.json", std::str::from_utf8(&prepared.tokenizer_json).context("a tokenizer.json is UTF-8")?)?;
     // Last: a folder counts as a run from here on.
@@ -256,11 +256,18 @@ impl Session<'_> {
         if let Some(path) = &exported {
             export(path, &self.config, &self.parameters, settings.float_type, self.prepared.tokenizer_json.clone())?;
         }
+        let (peak, estimated) = (peak_memory(), self.estimated_memory());
+        if let Some(peak) = peak {
+            let of = estimated.map_or(String::new(), |bytes| format!(" (estimated {:.0} MB)", bytes as f64 / 1e6));
+            eprintln!("peak memory {:.0} MB{of}", peak as f64 / 1e6);
+        }
         let result = json!({
             "steps": self.state.step,
             "tokens": self.state.tokens,
             "parameters": self.config.parameters(),
             "best": self.state.best,
+            "peak_memory": peak,
+            "estimated_memory": estimated,
         });
         self.folder.write("result.json", &serde_json::to_string_pretty(&result)?)?;
         Ok(Outcome::Finished(exported))
@@ -269,7 +276,7 @@ impl Session<'_> {
     /// One paragraph on what is about to happen.
     fn summary(&self) -> String {
         let train = &self.run.config.train;
-        let memory = match self.run.estimated_memory(&self.config) {
+        let memory = match self.estimated_memory() {
             Some(bytes) => format!("; about {:.0} MB of memory", bytes as f64 / 1e6),
             None => String::new(),
         };
@@ -289,6 +296,11 @@ impl Session<'_> {
             self.run.ops.name(),
             self.folder.root().display(),
         )
+    }
+
+    fn estimated_memory(&self) -> Option<usize> {
+        let data = self.prepared.train.file_bytes() + self.prepared.validation.file_bytes();
+        self.run.memory_of_run(&self.config, data)
     }
 
     /// What to say when a step cannot be taken.

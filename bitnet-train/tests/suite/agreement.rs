@@ -90,6 +90,21 @@ proptest! {
     }
 }
 
+/// A query that sees one key gives it all its weight, whatever both are: no gradient, not even a rounding.
+#[test]
+fn attention_to_one_key_has_no_gradient_of_queries_and_keys() {
+    for seed in 0..20 {
+        let (heads, kv_heads, head_dim) = (6, 2, 14);
+        let rope = Arc::new(RopeTable::new(1, head_dim, 10_000.0));
+        let spec = AttentionSpec { heads, kv_heads, head_dim, rope };
+        let (q, k) = ([3, 1, heads * head_dim], [3, 1, kv_heads * head_dim]);
+        let inputs = [input(seed, &q), input(seed ^ 1, &k), input(seed ^ 2, &k)];
+        let found = differentiate(&inputs, 5, |x| FusedOps::default().attention(&x[0], &x[1], &x[2], &spec));
+        assert!(found.gradients[..2].iter().flatten().all(|&g| g == 0.0), "{:?}", &found.gradients[..2]);
+        assert!(found.gradients[2].iter().all(|&g| g != 0.0));
+    }
+}
+
 /// Codes times scale, row by row, as the scheme says; the values themselves without a scheme.
 fn dequantized_weights(scheme: Option<&dyn WeightScheme>, w: &[f32], rows: usize) -> (Vec<f64>, Vec<f32>, f32) {
     let Some(scheme) = scheme else { return (w.iter().map(|&w| f64::from(w)).collect(), vec![], f32::INFINITY) };

@@ -7,8 +7,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use bitnet_train::ops::kernels::product::{BF16, F32, best};
 use checkout::{Head, head};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::tiny;
 
@@ -79,11 +80,18 @@ fn the_environment_names_the_commit_of_the_build_from_any_folder() {
     // Another checkout in the current folder must not be taken for the program's own.
     write(root.path(), &[(".git/HEAD", HASHES[0]), ("tiny.toml", &tiny::config(root.path(), 3))]);
     let mut command = Command::new(env!("CARGO_BIN_EXE_bitnet-train"));
-    let output = command.args(["run", "tiny.toml"]).current_dir(root.path()).output().expect("starts");
+    let output = command
+        .args(["run", "tiny.toml", "--set", "train.precision=bf16"])
+        .current_dir(root.path())
+        .output()
+        .expect("starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = fs::read_to_string(root.path().join("tiny/environment.json")).expect("written");
     let environment: Value = serde_json::from_str(&text).expect("JSON");
     let commit = head(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).commit;
     assert_eq!(environment["commit"].as_str(), commit.as_deref());
     assert!(matches!(environment["uncommitted_changes"], Value::Bool(_) | Value::Null), "{environment}");
+    let tiles = [F32, BF16].map(|table| best(table).name);
+    assert_eq!(environment["tiles"], json!(tiles));
+    assert_eq!((&environment["precision"], &environment["backward"]), (&json!("bf16"), &json!("float")));
 }

@@ -1,6 +1,7 @@
 //! One test binary for the crate: what the trainer computes, held against independent truths.
 
 mod agreement;
+mod bench;
 mod commit;
 mod configs;
 mod definitions;

@@ -108,17 +108,47 @@ fn blocks_computed_again_give_the_same_bits() {
     }
 }
 
+/// Large enough that products, and packing for them, are shared out.
 #[test]
 fn results_do_not_depend_on_the_number_of_threads() {
-    for precision in [Precision::F32, Precision::Bf16] {
-        let on = |threads: usize| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
-            let settings = FusedSettings { precision, ..FusedSettings::default() };
-            pool.install(|| pass(&config("ternary", "int8", false), fused(settings), "ste", 1))
-        };
-        let (one, three) = (on(1), on(3));
-        assert_eq!(one.losses, three.losses);
-        assert!(one.gradients == three.gradients, "{precision:?}");
+    let settings = [
+        FusedSettings::default(),
+        FusedSettings { precision: Precision::Bf16, recompute: true, ..FusedSettings::default() },
+        FusedSettings { backward: Backward::Int8, ..FusedSettings::default() },
+    ];
+    let mut weights: Vec<&str> = quantized_weights().collect();
+    weights.push("none");
+    for weight in weights {
+        let activation = if weight == "none" { "none" } else { "int8" };
+        let mut config = config(weight, activation, weight == "binary");
+        (config.hidden_size, config.intermediate_size, config.vocab_size) = (64, 144, 300);
+        (config.head_dim, config.num_hidden_layers) = (16, 2);
+        let parameters = Parameters::initialize(&config, 5, 0.15).expect("parameters");
+        let inputs: Vec<u32> = (0..600u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 9) % 300).collect();
+        let targets: Vec<u32> = inputs.iter().rev().copied().collect();
+        for settings in settings {
+            if settings.backward == Backward::Int8 && weight == "none" {
+                continue;
+            }
+            let on = |threads: usize| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
+                pool.install(|| {
+                    let estimator = estimator::by_name("ste").expect("known");
+                    let model =
+                        Transformer::new(&config, &parameters, 150, estimator, fused(settings)).expect("a network");
+                    let mut gradients = Gradients::of_parameters(&parameters);
+                    let batch = Sequences { inputs: &inputs, targets: &targets, count: 4, index: 0 };
+                    let losses = vec![model.differentiate(&parameters, batch, &mut gradients).expect("differentiates")];
+                    let gradients = gradients.iter().map(|(name, g)| (name.to_owned(), g.to_vec())).collect();
+                    Passed { losses, gradients }
+                })
+            };
+            let (one, three) = (on(1), on(3));
+            assert_eq!(one.losses, three.losses, "{weight}, {settings:?}");
+            for ((name, one), (_, three)) in one.gradients.iter().zip(&three.gradients) {
+                assert!(one == three, "{weight}, {settings:?}: {name}");
+            }
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use bitnet_train::config::Run;
 use bitnet_train::run::{self, Outcome};
 
 use crate::tiny;
@@ -55,6 +56,27 @@ fn a_killed_run_resumes_exactly() {
     }
     let weights = |root: &Path| fs::read(root.join("tiny/model/model.safetensors")).expect("exported");
     assert!(weights(alone.path()) == weights(killed.path()), "the exported weights differ");
+}
+
+/// Random numbers of int8 gradients are a function of seed, step and place; blocks are computed again; products are bf16.
+#[test]
+fn a_resumed_run_draws_the_same_random_numbers() {
+    const CHANGES: [&str; 4] =
+        ["train.backward=int8", "train.precision=bf16", "train.gradient_checkpointing=true", "run.seed=5"];
+    let (alone, stopped) = (tempfile::tempdir().expect("temp dir"), tempfile::tempdir().expect("temp dir"));
+    let [whole, halves] = [&alone, &stopped].map(|root| tiny::run(root.path(), 6, &CHANGES));
+    tiny::data(&whole);
+    let finished = |outcome| assert!(matches!(outcome, Outcome::Finished(Some(_))), "{outcome:?}");
+    finished(run::start(&whole, false, &AtomicBool::new(false)).expect("runs"));
+    tiny::first_step(&halves);
+    finished(run::resume(&halves.folder(), &AtomicBool::new(false)).expect("resumes"));
+    for kind in ["train", "codes", "validation"] {
+        let (expected, found) = (tiny::metrics(&whole.folder(), kind), tiny::metrics(&halves.folder(), kind));
+        assert!(!expected.is_empty());
+        assert_eq!(expected, found, "{kind} differs between the whole and the resumed run");
+    }
+    let weights = |run: &Run| fs::read(run.folder().join("model/model.safetensors")).expect("exported");
+    assert!(weights(&whole) == weights(&halves), "the exported weights differ");
 }
 
 #[test]

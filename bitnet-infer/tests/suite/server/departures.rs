@@ -198,7 +198,7 @@ fn a_full_queue_says_so_and_recovers() {
     assert_eq!((refused.status, refused.header("retry-after")), (429, Some("1")));
     assert_eq!(refused.json()["error"]["code"], "queue_full");
     // A request is taken on as a whole or not at all.
-    let several = post(server.address, "/v1/completions", &json!({"prompt": ["a", "b", "c"], "n": 2}));
+    let several = post(server.address, "/v1/completions", &json!({"prompt": ["a", "b", "c"]}));
     assert_eq!(several.status, 429);
     drop(busy);
     server.settle();

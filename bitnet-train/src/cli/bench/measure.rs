@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Result, ensure};
 use bitnet_model::ModelConfig;
 use bitnet_model::rng::{Stream, generator};
 use bitnet_train::config::Run;
@@ -26,6 +26,8 @@ pub struct Measured {
     pub precision: String,
     pub weights: String,
     pub parameters: u64,
+    /// What another program needs to train the same model.
+    pub model: Shape,
     pub tokens_per_step: u64,
     pub steps: usize,
     /// Of the median step.
@@ -38,18 +40,31 @@ pub struct Measured {
     pub optimizer_ms: f64,
     /// Multiplications and additions of a step's matrix products, in units of 10^9 (a block computed twice counts once).
     pub gflop_per_step: f64,
-    /// What all threads together reach on products that stay in the first-level cache, in 10^9 operations a second.
+    /// What all threads together reach with multiply-adds on registers, in 10^9 operations a second.
     pub peak_f32_gflops: f64,
     pub peak_bf16_gflops: f64,
     /// Share of those peaks that the whole step reaches.
     pub utilisation_f32: f64,
     pub utilisation_bf16: f64,
-    /// Largest resident memory of the process.
-    pub peak_memory_mb: f64,
+    /// Largest resident memory of the process, where the system tells it.
+    pub peak_memory_mb: Option<f64>,
     /// What was expected of it.
     pub estimated_memory_mb: Option<f64>,
     pub profile: Vec<OpMeasured>,
     pub loss: f64,
+}
+
+/// A model and a batch in numbers.
+#[derive(Serialize)]
+pub struct Shape {
+    pub vocabulary: usize,
+    pub hidden_size: usize,
+    pub intermediate_size: usize,
+    pub num_hidden_layers: usize,
+    pub num_attention_heads: usize,
+    pub num_key_value_heads: usize,
+    pub batch_size: usize,
+    pub sequence_length: usize,
 }
 
 /// One kind of work in the median step.
@@ -76,6 +91,9 @@ const WARM_UP: usize = 2;
 /// If the model cannot be made or a step fails.
 pub fn measure(run: &Run, vocabulary: usize, steps: usize) -> Result<Measured> {
     let config = run.model_config(vocabulary, None)?;
+    if let Some(bytes) = run.memory_of_steps(&config) {
+        eprintln!("about {:.0} MB of memory", bytes as f64 / 1e6);
+    }
     let train = &run.config.train;
     ensure!(
         train.sequence_length < TOKENS,
@@ -124,8 +142,7 @@ pub fn measure(run: &Run, vocabulary: usize, steps: usize) -> Result<Measured> {
             times.push(Step { all: between(start, stepped), data, passes, optimizer, profile });
         }
     }
-    let cpu = bitnet_train::run::cpu_model();
-    report(run, &config, times, loss, cpu)
+    Ok(report(run, &config, times, loss))
 }
 
 struct Step {
@@ -136,7 +153,7 @@ struct Step {
     profile: Option<Vec<Spent>>,
 }
 
-fn report(run: &Run, config: &ModelConfig, times: Vec<Step>, loss: f64, cpu: Option<String>) -> Result<Measured> {
+fn report(run: &Run, config: &ModelConfig, times: Vec<Step>, loss: f64) -> Measured {
     let of = |f: &dyn Fn(&Step) -> f64| median(times.iter().map(f).collect());
     let step = of(&|t| t.all);
     let profiled = times.iter().all(|t| t.profile.is_some());
@@ -151,19 +168,29 @@ fn report(run: &Run, config: &ModelConfig, times: Vec<Step>, loss: f64, cpu: Opt
     });
     let profile: Vec<_> = profile.filter(|op| op.ms > 0.0).collect();
     let train = &run.config.train;
+    // Before the peaks are measured.
+    let peak_memory = bitnet_train::run::peak_memory().map(|bytes| bytes as f64 / 1e6);
     let operations = run.operations_per_step(config);
     let [f32_peak, bf16_peak] = [peak(best(F32)), peak(best(BF16))];
     let tokens = run.tokens_per_step();
-    let resident =
-        bitnet_train::run::peak_memory().ok_or_else(|| anyhow!("the system does not tell its peak memory"))?;
-    Ok(Measured {
+    Measured {
         name: run.config.run.name.clone(),
-        cpu: cpu.unwrap_or_else(|| "unknown".into()),
+        cpu: bitnet_train::run::cpu_model().unwrap_or_else(|| "unknown".into()),
         threads: rayon::current_num_threads(),
         ops: run.ops.name().into(),
         precision: format!("{:?}", train.precision).to_lowercase(),
         weights: run.config.quantization.weight.clone(),
         parameters: config.parameters(),
+        model: Shape {
+            vocabulary: config.vocab_size,
+            hidden_size: config.hidden_size,
+            intermediate_size: config.intermediate_size,
+            num_hidden_layers: config.num_hidden_layers,
+            num_attention_heads: config.num_attention_heads,
+            num_key_value_heads: config.num_key_value_heads,
+            batch_size: train.batch_size,
+            sequence_length: train.sequence_length,
+        },
         tokens_per_step: tokens,
         steps: times.len(),
         tokens_per_second: tokens as f64 / step,
@@ -177,11 +204,11 @@ fn report(run: &Run, config: &ModelConfig, times: Vec<Step>, loss: f64, cpu: Opt
         peak_bf16_gflops: bf16_peak / 1e9,
         utilisation_f32: operations / step / f32_peak,
         utilisation_bf16: operations / step / bf16_peak,
-        peak_memory_mb: resident as f64 / 1e6,
-        estimated_memory_mb: run.estimated_memory(config).map(|bytes| bytes as f64 / 1e6),
+        peak_memory_mb: peak_memory,
+        estimated_memory_mb: run.memory_of_steps(config).map(|bytes| bytes as f64 / 1e6),
         profile,
         loss,
-    })
+    }
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

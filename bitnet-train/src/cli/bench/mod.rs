@@ -104,8 +104,8 @@ fn table(m: &Measured) -> String {
             m.peak_bf16_gflops
         ),
         format!(
-            "peak memory {:.0} MB{}, loss {:.4}",
-            m.peak_memory_mb,
+            "peak memory {}{}, loss {:.4}",
+            m.peak_memory_mb.map_or("unknown".into(), |mb| format!("{mb:.0} MB")),
             m.estimated_memory_mb.map_or(String::new(), |mb| format!(" (estimated {mb:.0} MB)")),
             m.loss
         ),

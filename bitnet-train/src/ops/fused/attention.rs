@@ -5,7 +5,9 @@
 //! Kept for backward: the logarithm of each softmax's denominator. Nothing of size `t x t` exists at any time.
 //!
 //! Backward (arXiv:2205.14135, Appendix B): `P` again from `S` and the kept logarithms; `dV += P^T dO`, `dP = dO V^T`,
-//! `dS = P (dP - rowsum(dO O))`, `dQ = dS K`, `dK += dS^T Q`, and the inverse rotation on `dQ` and `dK`.
+//! `dS = P (dP - rowsum(P dP))`, `dQ = dS K`, `dK += dS^T Q`, and the inverse rotation on `dQ` and `dK`. The paper takes
+//! `rowsum(dO O)`, which is the same number before rounding; from the very `P` and `dP` that it is subtracted from, rows of
+//! `dS` sum to 0 however these were rounded.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -14,7 +16,7 @@ use rayon::prelude::*;
 
 use crate::ops::AttentionSpec;
 use crate::ops::kernels::columns::{Block, split};
-use crate::ops::kernels::elementwise::{dot, rotate};
+use crate::ops::kernels::elementwise::rotate;
 use crate::ops::kernels::product::{Matrix, Output, Packed, Threads, TileKernel, multiply};
 use crate::ops::kernels::softmax;
 
@@ -103,7 +105,7 @@ impl Attention<'_> {
     }
 
     /// Turns `qkv` into its own gradient, given that of `out`.
-    pub(super) fn backward(&self, qkv: &mut [f32], out: &[f32], d_out: &[f32], log_sums: &[f32]) {
+    pub(super) fn backward(&self, qkv: &mut [f32], d_out: &[f32], log_sums: &[f32]) {
         let (d, kv) = (self.d(), self.spec.kv_heads);
         let heads_from = |first: usize| (0..kv).map(move |head| first + head * d..first + (head + 1) * d);
         let columns: Vec<_> =
@@ -119,7 +121,7 @@ impl Attention<'_> {
         tasks.into_par_iter().zip(log_sums.par_chunks(self.group() * self.t)).with_max_len(1).for_each(
             |((sequence, head, qkv), log_sums)| {
                 let at = sequence * self.t * self.q_width() + head * self.group() * d;
-                SCRATCH.with_borrow_mut(|scratch| self.backward_task(qkv, &out[at..], &d_out[at..], log_sums, scratch));
+                SCRATCH.with_borrow_mut(|scratch| self.backward_task(qkv, &d_out[at..], log_sums, scratch));
             },
         );
     }
@@ -153,26 +155,22 @@ impl Attention<'_> {
                 let scores = sized(&mut scratch.scores, count * seen);
                 let keys = scratch.keys_dt.first(d, seen);
                 multiply(scores, seen, Matrix::new(queries, count, d), keys, Output::Replace, Threads::One);
-                for (i, row) in scores.chunks_mut(seen).enumerate() {
-                    let (visible, hidden) = row.split_at_mut(start + i + 1);
-                    hidden.fill(0.0);
-                    let largest = softmax::max(visible);
-                    let sum = softmax::exp_shifted(visible, largest);
-                    softmax::scale(visible, 1.0 / sum);
-                    log_sums[g * t + start + i] = largest + sum.ln();
-                }
+                let inverses = &mut [0f32; BLOCK][..count];
+                let log_sums = &mut log_sums[g * t + start..][..count];
+                softmax::causal_softmax(scores, seen, start + 1, inverses, log_sums);
                 let mixed = sized(&mut scratch.rows, count * d);
                 let values = scratch.values.first(seen, d);
                 multiply(mixed, d, Matrix::new(scores, count, seen), values, Output::Replace, Threads::One);
-                for (p, mixed) in (start..).zip(mixed.chunks(d)) {
-                    out.row(p)[g * d..][..d].copy_from_slice(mixed);
+                for ((p, mixed), inverse) in (start..).zip(mixed.chunks(d)).zip(inverses) {
+                    let out = out.row(p)[g * d..][..d].iter_mut().zip(mixed);
+                    out.for_each(|(out, mixed)| *out = mixed * *inverse);
                 }
             }
         }
     }
 
-    /// `out` and `d_out` begin at the sequence's first row and the group's first column.
-    fn backward_task(&self, qkv: [Block; 3], out: &[f32], d_out: &[f32], log_sums: &[f32], scratch: &mut Scratch) {
+    /// `d_out` begins at the sequence's first row and the group's first column.
+    fn backward_task(&self, qkv: [Block; 3], d_out: &[f32], log_sums: &[f32], scratch: &mut Scratch) {
         let (t, d, stride) = (self.t, self.d(), self.q_width());
         let [mut q, mut k, mut v] = qkv;
         let scale = 1.0 / (d as f32).sqrt();
@@ -211,26 +209,17 @@ impl Attention<'_> {
                     self.rotate(&q.row(p)[g * d..][..d], p, 1.0, scale, query);
                 }
                 let queries = Matrix::new(queries, count, d);
-                let at = start * stride + g * d;
-                let (out, d_out) = (&out[at..], &d_out[at..]);
-                let d_out_rows = Matrix::strided(d_out, count, d, stride);
+                let d_out_rows = Matrix::strided(&d_out[start * stride + g * d..], count, d, stride);
 
                 let p = sized(scores, count * seen);
                 multiply(p, seen, queries, keys_dt.first(d, seen), Output::Replace, Threads::One);
-                for (i, row) in p.chunks_mut(seen).enumerate() {
-                    let (visible, hidden) = row.split_at_mut(start + i + 1);
-                    hidden.fill(0.0);
-                    softmax::exp_shifted(visible, log_sums[g * t + start + i]);
-                }
+                softmax::causal_probabilities(p, seen, start + 1, &log_sums[g * t + start..][..count]);
                 let d_out_packed = gradient_of_block.floats(self.backward_tiles, d_out_rows, Threads::One);
                 multiply(dv, d, Matrix::new(p, count, seen).t(), d_out_packed, Output::Add, Threads::One);
 
                 let dp = sized(d_scores, count * seen);
                 multiply(dp, seen, d_out_rows, values.first(d, seen), Output::Replace, Threads::One);
-                for (i, (p, dp)) in p.chunks_mut(seen).zip(dp.chunks(seen)).enumerate() {
-                    let delta = dot(&out[i * stride..][..d], &d_out[i * stride..][..d]);
-                    softmax::softmax_backward(p, dp, delta);
-                }
+                softmax::causal_softmax_backward(p, dp, seen, start + 1);
                 let ds = Matrix::new(p, count, seen);
                 let queries = queries_of_block.floats(self.backward_tiles, queries, Threads::One);
                 multiply(dk, d, ds.t(), queries, Output::Add, Threads::One);

@@ -300,7 +300,7 @@ impl Block<'_> {
             d_mixed
         };
         profile.time(Op::AttentionGradient, attention.multiply_adds(t / self.seq) / 2 * 5, || {
-            attention.backward(qkv, mixed, d_out, &saved.log_sums[..t * self.attention.heads]);
+            attention.backward(qkv, d_out, &saved.log_sums[..t * self.attention.heads]);
         });
         if saved.input.codes().is_none() {
             profile.time(Op::NormGradient, 0, || {

@@ -223,13 +223,13 @@ impl CustomOp3 for Attention {
         q: &Tensor,
         k: &Tensor,
         v: &Tensor,
-        out: &Tensor,
+        _out: &Tensor,
         d_out: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let op = self.op(q.dims(), k.dims(), v.dims())?;
         let log_sums = self.log_sums.take(self.name())?;
         let mut rows = self.rows(&values(q)?, &values(k)?, &values(v)?);
-        op.backward(&mut rows, &values(out)?, &values(&d_out.contiguous()?)?, &log_sums);
+        op.backward(&mut rows, &values(&d_out.contiguous()?)?, &log_sums);
         let (width, q_width) = (op.width(), op.q_width());
         let kv_width = (width - q_width) / 2;
         let part = |first, count, like: &Tensor| tensor_like(columns(&rows, width, first, count), like);

@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use self::block::PRODUCTS_PER_BLOCK;
 use self::int8::PRODUCTS;
+pub(crate) use self::memory::resident;
 use self::pass::Pass;
 pub use self::profile::{OPS, Op, Spent};
 use super::kernels::product::{BF16, F32, TileKernel, best};
@@ -59,7 +60,8 @@ pub enum Backward {
 }
 
 impl Precision {
-    fn tiles(self) -> &'static TileKernel {
+    /// The tiles that this CPU computes products with.
+    pub fn tiles(self) -> &'static TileKernel {
         best(match self {
             Self::F32 => F32,
             Self::Bf16 => BF16,

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::attention::sized;
 use crate::ops::kernels::elementwise::{
-    add, relu2_gate, relu2_gate_backward, rms_norm_backward_row, rms_norm_row, silu_gate, silu_gate_backward,
+    add, quantize, relu2_gate, relu2_gate_backward, rms_norm_backward_row, rms_norm_row, silu_gate, silu_gate_backward,
 };
 
 /// Rows that one task works on: large enough to amortise a task, small enough to balance, and independent of the number
@@ -47,7 +47,7 @@ impl Input {
                 let mut values = vec![0f32; k];
                 for i in number * ROWS..t.min((number + 1) * ROWS) {
                     row(&mut task, i, &mut values);
-                    writer.quantize(i - number * ROWS, &values, scheme);
+                    writer.token(i - number * ROWS, |codes| quantize(scheme, &values, codes));
                 }
             }),
             None => {

@@ -1,7 +1,21 @@
 //! Loops over rows and elements, written once and compiled for each instruction set.
 
+use bitnet_model::quant::{AbsMaxInt8, ActivationScheme};
+
 use super::softmax::exp;
 use super::{lane_sum, multiversion};
+
+/// Codes of one token by `scheme`, and its step.
+pub fn quantize(scheme: &dyn ActivationScheme, x: &[f32], codes: &mut [i8]) -> f32 {
+    if scheme.name() == AbsMaxInt8.name() { quantize_absmax(x, codes) } else { scheme.quantize(x, codes) }
+}
+
+multiversion! {
+/// [`AbsMaxInt8`]'s own arithmetic, compiled for this CPU's vectors.
+pub fn quantize_absmax(x: &[f32], codes: &mut [i8]) -> f32 {
+    AbsMaxInt8.quantize(x, codes)
+}
+}
 
 multiversion! {
 /// `out = code * factor`.
@@ -93,8 +107,9 @@ multiversion! {
 /// or -1 for the inverse, which is also the gradient. `out` receives `factor` times the result.
 pub fn rotate(x: &[f32], cos: &[f32], sin: &[f32], direction: f32, factor: f32, out: &mut [f32]) {
     let half = cos.len();
-    let (a, b) = x.split_at(half);
-    let (out_a, out_b) = out.split_at_mut(half);
+    let ((a, b), (out_a, out_b)) = (x.split_at(half), out.split_at_mut(half));
+    // Of one length, so that no element is checked by itself.
+    let (sin, b, out_b) = (&sin[..half], &b[..half], &mut out_b[..half]);
     for j in 0..half {
         let s = sin[j] * direction;
         out_a[j] = (a[j] * cos[j] - b[j] * s) * factor;
@@ -104,10 +119,19 @@ pub fn rotate(x: &[f32], cos: &[f32], sin: &[f32], direction: f32, factor: f32, 
 }
 
 multiversion! {
-/// `sum(a * b)` in a fixed order.
-pub fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let b = &b[..a.len()];
-    lane_sum(a.len(), |i| a[i] * b[i])
+/// The sum of squares in f64, in interleaved partial sums.
+pub fn square_sum(x: &[f32]) -> f64 {
+    let mut lanes = [0f64; 16];
+    let (chunks, rest) = x.as_chunks::<16>();
+    for chunk in chunks {
+        for (lane, &v) in lanes.iter_mut().zip(chunk) {
+            *lane += f64::from(v) * f64::from(v);
+        }
+    }
+    for (lane, &v) in lanes.iter_mut().zip(rest) {
+        *lane += f64::from(v) * f64::from(v);
+    }
+    lanes.iter().sum()
 }
 }
 
@@ -141,4 +165,37 @@ pub fn adamw(w: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], step: &Adam
         *w = *w * step.decay_factor - step.step_size * *m / root;
     }
 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_those_of_the_scheme_bit_for_bit() {
+        let scheme: &dyn ActivationScheme = &AbsMaxInt8;
+        for len in (0..70).chain([255, 256, 257, 1000]) {
+            for special in [None, Some(0.0), Some(f32::NAN), Some(f32::INFINITY), Some(1e-7)] {
+                let mut x: Vec<f32> = (0..len).map(|i| ((i * i + 7 * len) as f32 * 0.37).sin() * 3.0).collect();
+                match special {
+                    Some(tiny) if tiny == 1e-7 => x.iter_mut().for_each(|x| *x *= tiny),
+                    Some(special) => x.iter_mut().step_by(5).for_each(|x| *x = special),
+                    None => {}
+                }
+                let [mut expected, mut found] = [0; 2].map(|_| vec![1i8; len]);
+                let steps = [scheme.quantize(&x, &mut expected), quantize(scheme, &x, &mut found)];
+                assert_eq!(steps[0].to_bits(), steps[1].to_bits(), "{len}, {special:?}");
+                assert_eq!(expected, found, "{len}, {special:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn sums_of_squares_are_exact_in_f64() {
+        for len in [0, 1, 15, 16, 17, 1000] {
+            let x: Vec<f32> = (0..len).map(|i| i as f32).collect();
+            let exact: f64 = x.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+            assert_eq!(square_sum(&x), exact, "{len}");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Exponentials and softmax over one row.
 
-use super::{LANES, lane_sum, multiversion};
+use super::{LANES, lane_sum, multiversion, reduce};
 
 /// `e^x` to about one unit in the last place for `-87 <= x <= 88`, without a library call so that loops vectorize.
 ///
@@ -29,30 +29,51 @@ pub fn exp(x: f32) -> f32 {
     if x < -87.0 { 0.0 } else { p * power }
 }
 
-multiversion! {
-/// The largest value of `x`; minus infinity if it is empty.
-pub fn max(x: &[f32]) -> f32 {
+#[inline(always)]
+fn largest(x: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
-    let chunks = x.chunks_exact(LANES);
-    for (lane, &v) in lanes.iter_mut().zip(chunks.remainder()) {
-        *lane = if v > *lane { v } else { *lane };
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    for (lane, &v) in lanes.iter_mut().zip(rest) {
+        *lane = larger(*lane, v);
     }
     for chunk in chunks {
         for (lane, &v) in lanes.iter_mut().zip(chunk) {
-            *lane = if v > *lane { v } else { *lane };
+            *lane = larger(*lane, v);
         }
     }
-    lanes.into_iter().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a })
+    reduce(lanes, larger)
+}
+
+/// `e^(x - shift)` in place; the sum of the results in the order of [`super::lane_sum`].
+#[inline(always)]
+fn exponentials(x: &mut [f32], shift: f32) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let (chunks, rest) = x.as_chunks_mut::<LANES>();
+    for chunk in chunks {
+        for (lane, v) in lanes.iter_mut().zip(chunk) {
+            *v = exp(*v - shift);
+            *lane += *v;
+        }
+    }
+    for (lane, v) in lanes.iter_mut().zip(rest) {
+        *v = exp(*v - shift);
+        *lane += *v;
+    }
+    reduce(lanes, |a, b| a + b)
+}
+
+multiversion! {
+/// The largest value of `x`; minus infinity if it is empty.
+pub fn max(x: &[f32]) -> f32 {
+    largest(x)
 }
 }
 
 multiversion! {
 /// Replaces `x` by `e^(x - shift)` and returns the sum of the results.
 pub fn exp_shifted(x: &mut [f32], shift: f32) -> f32 {
-    for v in x.iter_mut() {
-        *v = exp(*v - shift);
-    }
-    lane_sum(x.len(), |i| x[i])
+    exponentials(x, shift)
 }
 }
 
@@ -66,10 +87,40 @@ pub fn scale(x: &mut [f32], factor: f32) {
 }
 
 multiversion! {
-/// The softmax's backward pass on one row, in place of the probabilities: `p * (dp - delta)`.
-pub fn softmax_backward(p: &mut [f32], dp: &[f32], delta: f32) {
-    for (p, &dp) in p.iter_mut().zip(dp) {
-        *p *= dp - delta;
+/// The softmax of a block of causal attention, without its division: of row `i`, `width` scores long, the first `seen + i`
+/// become `e^(score - largest)` and the others 0. `inverses` receives one over the rows' sums, `log_sums` the logarithms of
+/// the sums of `e^score`.
+pub fn causal_softmax(scores: &mut [f32], width: usize, seen: usize, inverses: &mut [f32], log_sums: &mut [f32]) {
+    let rows = scores.chunks_exact_mut(width).zip(inverses).zip(log_sums);
+    for (i, ((row, inverse), log_sum)) in rows.enumerate() {
+        let (visible, hidden) = row.split_at_mut(seen + i);
+        hidden.fill(0.0);
+        let largest = largest(visible);
+        let sum = exponentials(visible, largest);
+        *inverse = 1.0 / sum;
+        *log_sum = largest + sum.ln();
+    }
+}
+}
+
+multiversion! {
+/// The probabilities of [`causal_softmax`] again, from the scores and the logarithms.
+pub fn causal_probabilities(scores: &mut [f32], width: usize, seen: usize, log_sums: &[f32]) {
+    for (i, (row, log_sum)) in scores.chunks_exact_mut(width).zip(log_sums).enumerate() {
+        let (visible, hidden) = row.split_at_mut(seen + i);
+        hidden.fill(0.0);
+        visible.iter_mut().for_each(|v| *v = exp(*v - log_sum));
+    }
+}
+}
+
+multiversion! {
+/// The backward pass of [`causal_softmax`], in place of the probabilities: `p * (dp - sum(p * dp))` in each row.
+pub fn causal_softmax_backward(p: &mut [f32], dp: &[f32], width: usize, seen: usize) {
+    for (i, (p, dp)) in p.chunks_exact_mut(width).zip(dp.chunks_exact(width)).enumerate() {
+        let (p, dp) = (&mut p[..seen + i], &dp[..seen + i]);
+        let delta = lane_sum(p.len(), |i| p[i] * dp[i]);
+        p.iter_mut().zip(dp).for_each(|(p, &dp)| *p *= dp - delta);
     }
 }
 }
@@ -94,6 +145,26 @@ mod tests {
         assert_eq!(exp(-100.0), 0.0);
         assert_eq!(exp(0.0), 1.0);
         assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn gradients_of_a_row_sum_to_nothing() {
+        for len in [1, 2, 17, 300] {
+            let p: Vec<f32> = (0..len).map(|i| ((i * 7) % len + 1) as f32).collect();
+            let sum: f32 = p.iter().sum();
+            let p: Vec<f32> = p.iter().map(|p| p / sum).collect();
+            // All far on one side, so that what is subtracted must be exact.
+            let dp: Vec<f32> = (0..len).map(|i| 100.0 + (i as f32 * 0.7).sin()).collect();
+            let mut ds = p.clone();
+            causal_softmax_backward(&mut ds, &dp, len, len);
+            let mean: f64 = p.iter().zip(&dp).map(|(p, dp)| f64::from(p * dp)).sum();
+            for ((ds, p), dp) in ds.iter().zip(&p).zip(&dp) {
+                let exact = f64::from(*p) * (f64::from(*dp) - mean);
+                assert!((f64::from(*ds) - exact).abs() < 3e-5 * f64::from(*p), "{ds} for {exact}");
+            }
+            let size: f32 = ds.iter().map(|ds| ds.abs()).sum();
+            assert!(ds.iter().sum::<f32>().abs() <= 1e-4 * size, "{len}: {size}");
+        }
     }
 
     #[test]

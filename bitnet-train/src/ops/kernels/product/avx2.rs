@@ -1,8 +1,11 @@
 //! f32 tiles of 6 x 16 in twelve AVX2 registers.
 
-use std::arch::x86_64::{_mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps};
+use std::arch::x86_64::{
+    _mm256_cvtss_f32, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
+};
+use std::hint::black_box;
 
-use super::tiles::{Left, TileKernel};
+use super::tiles::{Left, SUMS, TileKernel};
 
 pub(super) static KERNEL: TileKernel = TileKernel {
     name: "avx2",
@@ -11,6 +14,8 @@ pub(super) static KERNEL: TileKernel = TileKernel {
     rows: ROWS,
     cols: 16,
     tile,
+    registers,
+    products_per_round: SUMS * 8,
 };
 
 const ROWS: usize = 6;
@@ -40,4 +45,14 @@ unsafe fn tile(a: Left, b: &[u32], out: &mut [f32]) {
             _mm256_storeu_ps(out.as_mut_ptr().add(i * 16 + 8), sums[1]);
         }
     }
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn registers(rounds: usize) -> f32 {
+    let [x, y] = black_box([0.999, 1e-3]).map(|x| _mm256_set1_ps(x));
+    let mut sums = [y; SUMS];
+    for _ in 0..rounds {
+        sums.iter_mut().for_each(|sum| *sum = _mm256_fmadd_ps(*sum, x, y));
+    }
+    sums.into_iter().map(|sum| _mm256_cvtss_f32(sum)).sum()
 }

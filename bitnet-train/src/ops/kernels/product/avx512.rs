@@ -1,8 +1,11 @@
 //! f32 tiles of 8 x 32 in sixteen AVX-512 registers: two vectors of `b` meet eight broadcast numbers of `a`.
 
-use std::arch::x86_64::{_mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps};
+use std::arch::x86_64::{
+    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_reduce_add_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
+};
+use std::hint::black_box;
 
-use super::tiles::{Left, TileKernel};
+use super::tiles::{Left, SUMS, TileKernel};
 
 pub(super) static KERNEL: TileKernel = TileKernel {
     name: "avx512",
@@ -11,6 +14,8 @@ pub(super) static KERNEL: TileKernel = TileKernel {
     rows: ROWS,
     cols: 32,
     tile,
+    registers,
+    products_per_round: SUMS * 16,
 };
 
 const ROWS: usize = 8;
@@ -40,4 +45,14 @@ unsafe fn tile(a: Left, b: &[u32], out: &mut [f32]) {
             _mm512_storeu_ps(out.as_mut_ptr().add(i * 32 + 16), sums[1]);
         }
     }
+}
+
+#[target_feature(enable = "avx512f")]
+fn registers(rounds: usize) -> f32 {
+    let [x, y] = black_box([0.999, 1e-3]).map(|x| _mm512_set1_ps(x));
+    let mut sums = [y; SUMS];
+    for _ in 0..rounds {
+        sums.iter_mut().for_each(|sum| *sum = _mm512_fmadd_ps(*sum, x, y));
+    }
+    sums.into_iter().map(|sum| _mm512_reduce_add_ps(sum)).sum()
 }

@@ -4,11 +4,13 @@
 //! nearest and taking subnormal numbers as zero.
 
 use std::arch::x86_64::{
-    __m512bh, _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_storeu_ps,
+    __m512bh, _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_reduce_add_ps, _mm512_set1_epi32, _mm512_setzero_ps,
+    _mm512_storeu_ps,
 };
+use std::hint::black_box;
 use std::mem::transmute;
 
-use super::tiles::{Left, TileKernel};
+use super::tiles::{Left, SUMS, TileKernel};
 
 pub(super) static KERNEL: TileKernel = TileKernel {
     name: "avx512bf16",
@@ -17,6 +19,8 @@ pub(super) static KERNEL: TileKernel = TileKernel {
     rows: ROWS,
     cols: 32,
     tile,
+    registers,
+    products_per_round: SUMS * 32,
 };
 
 const ROWS: usize = 8;
@@ -47,4 +51,16 @@ unsafe fn tile(a: Left, b: &[u32], out: &mut [f32]) {
             _mm512_storeu_ps(out.as_mut_ptr().add(i * 32 + 16), sums[1]);
         }
     }
+}
+
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn registers(rounds: usize) -> f32 {
+    let one = black_box(0x3f80_3f80);
+    // SAFETY: a transmute between vectors of 64 bytes, of which any content is valid.
+    let ones: __m512bh = unsafe { transmute(_mm512_set1_epi32(one)) };
+    let mut sums = [_mm512_setzero_ps(); SUMS];
+    for _ in 0..rounds {
+        sums.iter_mut().for_each(|sum| *sum = _mm512_dpbf16_ps(*sum, ones, ones));
+    }
+    sums.into_iter().map(|sum| _mm512_reduce_add_ps(sum)).sum()
 }

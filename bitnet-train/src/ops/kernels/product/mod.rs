@@ -17,6 +17,7 @@
 
 mod left;
 mod pack;
+mod peak;
 #[cfg(test)]
 mod tests;
 mod tiles;
@@ -33,11 +34,11 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+pub use peak::peak;
 pub use tiles::{BF16, F32, TileKernel, best};
 
 use self::left::Prepared;
 use self::pack::Panel;
-use self::tiles::Left;
 use super::aligned::Aligned;
 
 /// A strided view of a matrix, contiguous along its rows or along its columns.
@@ -296,33 +297,6 @@ fn finish(out: &mut [f32], sums: &[f32], add: bool) {
     } else {
         out.copy_from_slice(sums);
     }
-}
-
-/// Operations a second that all threads of the current pool reach together with tiles of `kernel` whose operands stay in
-/// the first-level cache: the peak that products are measured against.
-///
-/// # Panics
-/// If this CPU does not run `kernel`.
-pub fn peak(kernel: &'static TileKernel) -> f64 {
-    assert!((kernel.supported)(), "kernel `{}` on a CPU without its instructions", kernel.name);
-    const REPEATS: usize = 4000;
-    let threads = rayon::current_num_threads();
-    let operations = 2 * threads * REPEATS * WORDS / 2 * kernel.depth * kernel.rows * kernel.cols;
-    let run = |_| {
-        let (mut a, mut b, mut tile) = (Aligned::default(), Aligned::default(), [0f32; MOST_TILE]);
-        let (a, b) = (a.words(WORDS / 2 * kernel.rows), b.words(WORDS / 2 * kernel.cols));
-        for _ in 0..REPEATS {
-            let a = Left { words: a, row_stride: 1, word_stride: kernel.rows };
-            kernel.run(a, b, &mut tile[..kernel.rows * kernel.cols]);
-            std::hint::black_box(&mut tile);
-        }
-    };
-    let time = || {
-        let start = std::time::Instant::now();
-        (0..threads).into_par_iter().with_max_len(1).for_each(run);
-        start.elapsed().as_secs_f64()
-    };
-    operations as f64 / (0..7).map(|_| time()).fold(f64::MAX, f64::min)
 }
 
 thread_local! {

@@ -3,7 +3,7 @@
 //! `[k, width]` becomes panels of `w` columns (of the right operand; rows of the left one), each `[words, w]`: a word is one
 //! number, or two neighbours along `k` as bf16, the earlier one in the lower half. Columns beyond the last are 0.
 
-use crate::ops::kernels::multiversion;
+use crate::ops::kernels::{multiversion, prefetch};
 
 /// The size of a panel.
 #[derive(Clone, Copy)]
@@ -26,35 +26,70 @@ pub(super) fn bf16(x: f32) -> u32 {
     bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16
 }
 
+/// Two numbers as the halves of a word, rounded to bf16.
 #[inline(always)]
 fn pair(low: f32, high: f32) -> u32 {
     bf16(low) | bf16(high) << 16
 }
 
-/// Rows `k` to `k + depth` of the inner dimension, `width` numbers of each from column `first` on, into one word each.
+/// The same of numbers that are exact in bf16.
 #[inline(always)]
-fn words(width: usize, depth: usize, out: &mut [u32], at: impl Fn(usize, usize) -> f32) {
-    if depth == 1 {
-        out[..width].iter_mut().enumerate().for_each(|(j, out)| *out = at(0, j).to_bits());
-    } else {
-        out[..width].iter_mut().enumerate().for_each(|(j, out)| *out = pair(at(0, j), at(1, j)));
+fn exact_pair(low: f32, high: f32) -> u32 {
+    low.to_bits() >> 16 | high.to_bits() & 0xffff_0000
+}
+
+/// What number `k` of the inner dimension is multiplied by: nothing, the same for all, or one of its own.
+#[inline(always)]
+fn factor(factors: &[f32], k: usize) -> f32 {
+    match factors {
+        [] => 1.0,
+        [one] => *one,
+        each => each[k],
     }
-    out[width..].fill(0);
+}
+
+/// A panel whose columns are contiguous in memory.
+#[inline(always)]
+fn panel_of<T: Copy>(
+    data: &[T],
+    stride: usize,
+    panel: Panel,
+    factors: &[f32],
+    out: &mut [u32],
+    (float, pair): (impl Fn(T) -> f32, impl Fn(f32, f32) -> u32),
+) {
+    let Panel { ks, width, depth, w } = panel;
+    for (k, out) in (0..ks).step_by(depth).zip(out.chunks_exact_mut(w)) {
+        let (out, beyond) = out.split_at_mut(width);
+        beyond.fill(0);
+        let (low, by) = (&data[k * stride..][..width], factor(factors, k));
+        if depth == 1 {
+            out.iter_mut().zip(low).for_each(|(out, &x)| *out = (float(x) * by).to_bits());
+        } else if k + 1 < ks {
+            let (high, by_high) = (&data[(k + 1) * stride..][..width], factor(factors, k + 1));
+            let both = out.iter_mut().zip(low).zip(high);
+            both.for_each(|((out, &low), &high)| *out = pair(float(low) * by, float(high) * by_high));
+        } else {
+            out.iter_mut().zip(low).for_each(|(out, &low)| *out = pair(float(low) * by, 0.0));
+        }
+    }
 }
 
 multiversion! {
 /// A panel whose columns are contiguous in memory: number `(k, j)` of the panel at `data[k * stride + j]`, times
 /// `factors[k]` if there are any.
 pub fn contiguous_panel(data: &[f32], stride: usize, panel: Panel, factors: &[f32], out: &mut [u32]) {
-    let Panel { ks, width, depth, w } = panel;
-    for (k, out) in (0..ks).step_by(depth).zip(out.chunks_exact_mut(w)) {
-        let rows = [&data[k * stride..][..width], if k + 1 < ks { &data[(k + 1) * stride..][..width] } else { &[] }];
-        match (factors, k + depth <= ks) {
-            ([], true) => words(width, depth, out, |d, j| rows[d][j]),
-            ([], false) => words(width, depth, out, |d, j| if d == 0 { rows[0][j] } else { 0.0 }),
-            (factors, true) => words(width, depth, out, |d, j| rows[d][j] * factors[k + d]),
-            (factors, false) => words(width, depth, out, |d, j| if d == 0 { rows[0][j] * factors[k] } else { 0.0 }),
-        }
+    panel_of(data, stride, panel, factors, out, (|x| x, pair));
+}
+}
+
+multiversion! {
+/// A panel of codes whose columns are contiguous, each code as a number, times `factors[k]` if there are any.
+pub fn code_panel(data: &[i8], stride: usize, panel: Panel, factors: &[f32], out: &mut [u32]) {
+    if factors.is_empty() {
+        panel_of(data, stride, panel, factors, out, (f32::from, exact_pair));
+    } else {
+        panel_of(data, stride, panel, factors, out, (f32::from, pair));
     }
 }
 }
@@ -72,31 +107,13 @@ pub fn transposed_panel(data: &[f32], stride: usize, panel: Panel, factors: &[f3
     for j in 0..width {
         let row = &data[j * stride..][..ks];
         let out = out[j..].iter_mut().step_by(w);
-        match (factors, depth) {
-            ([], 1) => out.zip(row).for_each(|(out, x)| *out = x.to_bits()),
-            (factors, 1) => out.zip(row).zip(factors).for_each(|((out, x), f)| *out = (x * f).to_bits()),
-            ([], _) => out.zip(row.chunks(2)).for_each(|(out, x)| *out = pair(x[0], x.get(1).copied().unwrap_or(0.0))),
-            (factors, _) => out.zip(row.chunks(2)).zip(factors.chunks(2)).for_each(|((out, x), f)| {
-                *out = pair(x[0] * f[0], x.get(1).map_or(0.0, |x| x * f[1]));
-            }),
-        }
-    }
-}
-}
-
-multiversion! {
-/// A panel of codes whose columns are contiguous, each code as a number, times `factors[k]` if there are any.
-pub fn code_panel(data: &[i8], stride: usize, panel: Panel, factors: &[f32], out: &mut [u32]) {
-    let Panel { ks, width, depth, w } = panel;
-    for (k, out) in (0..ks).step_by(depth).zip(out.chunks_exact_mut(w)) {
-        let rows = [&data[k * stride..][..width], if k + 1 < ks { &data[(k + 1) * stride..][..width] } else { &[] }];
-        match (factors, k + depth <= ks) {
-            ([], true) => words(width, depth, out, |d, j| f32::from(rows[d][j])),
-            ([], false) => words(width, depth, out, |d, j| if d == 0 { f32::from(rows[0][j]) } else { 0.0 }),
-            ([factor], true) => words(width, depth, out, |d, j| f32::from(rows[d][j]) * factor),
-            ([factor], false) => words(width, depth, out, |d, j| if d == 0 { f32::from(rows[0][j]) * factor } else { 0.0 }),
-            (factors, true) => words(width, depth, out, |d, j| f32::from(rows[d][j]) * factors[k + d]),
-            (factors, false) => words(width, depth, out, |d, j| if d == 0 { f32::from(rows[0][j]) * factors[k] } else { 0.0 }),
+        if depth == 1 {
+            out.zip(row).enumerate().for_each(|(k, (out, x))| *out = (x * factor(factors, k)).to_bits());
+        } else {
+            out.zip(row.chunks(2)).enumerate().for_each(|(word, (out, x))| {
+                let high = x.get(1).map_or(0.0, |high| high * factor(factors, 2 * word + 1));
+                *out = pair(x[0] * factor(factors, 2 * word), high);
+            });
         }
     }
 }
@@ -139,25 +156,24 @@ pub fn tiles_of_8(data: &[f32], stride: usize, ks: usize, factors: &[f32], depth
     let tiles = out.len() / tile_stride;
     for first in (0..ks).step_by(ROWS_AT_ONCE) {
         let some = first..ks.min(first + ROWS_AT_ONCE);
+        // The rows are far apart, which hardware does not foresee.
+        for k in some.end..ks.min(some.end + ROWS_AT_ONCE) {
+            (0..tiles).step_by(2).for_each(|tile| prefetch(data, k * stride + tile * 8));
+        }
         for tile in 0..tiles {
             let out = out[tile * tile_stride + first / depth * 8..].as_chunks_mut::<8>().0;
-            for (k, out) in some.clone().step_by(depth).zip(out) {
-                let row = |k: usize| -> [f32; 8] {
-                    let mut row: [f32; 8] = data[k * stride + tile * 8..][..8].try_into().expect("8 numbers");
-                    if let Some(factor) = factors.get(k) {
-                        row.iter_mut().for_each(|x| *x *= factor);
-                    }
-                    row
-                };
-                let low = row(k);
-                if depth == 1 {
-                    *out = low.map(f32::to_bits);
-                } else {
-                    let high = if k + 1 < ks { row(k + 1) } else { [0.0; 8] };
-                    for i in 0..8 {
-                        out[i] = pair(low[i], high[i]);
-                    }
-                }
+            let row = |k: usize| -> [f32; 8] {
+                let row: [f32; 8] = data[k * stride + tile * 8..][..8].try_into().expect("8 numbers");
+                let by = factor(factors, k);
+                row.map(|x| x * by)
+            };
+            if depth == 1 {
+                some.clone().zip(out).for_each(|(k, out)| *out = row(k).map(f32::to_bits));
+                continue;
+            }
+            for (k, out) in some.clone().step_by(2).zip(out) {
+                let (low, high) = (row(k), if k + 1 < ks { row(k + 1) } else { [0.0; 8] });
+                *out = std::array::from_fn(|i| pair(low[i], high[i]));
             }
         }
     }

@@ -113,15 +113,17 @@ fn rounding_to_bf16_is_to_nearest_even() {
 fn results_do_not_depend_on_the_number_of_threads() {
     let (m, n, k) = (300, 200, 700);
     let (a, b) = (numbers(m * k, 5), numbers(k * n, 6));
-    let product = |threads: usize| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
-        pool.install(|| {
-            let mut packed = Packed::default();
-            let mut out = vec![0f32; m * n];
-            let b = packed.floats(best(F32), Matrix::new(&b, k, n), Threads::All);
-            multiply(&mut out, n, Matrix::new(&a, m, k), b, Output::Replace, Threads::All);
-            out
-        })
-    };
-    assert!(product(1) == product(5));
+    for kernel in kernels() {
+        let product = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
+            pool.install(|| {
+                let mut packed = Packed::default();
+                let mut out = vec![0f32; m * n];
+                let b = packed.floats(kernel, Matrix::new(&b, k, n), Threads::All);
+                multiply(&mut out, n, Matrix::new(&a, m, k), b, Output::Replace, Threads::All);
+                out
+            })
+        };
+        assert!(product(1) == product(5), "{}", kernel.name);
+    }
 }

@@ -13,6 +13,8 @@
 //!
 //! Adding an instruction set: a file with a `TileKernel`, one line in [`F32`] or [`BF16`]. Tests walk both tables.
 
+use std::hint::black_box;
+
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512, avx512bf16};
 
@@ -32,7 +34,15 @@ pub struct TileKernel {
     ///
     /// Undefined on a CPU without the instructions, if `a` ends before its last word, or if `out` is no whole tile.
     pub(super) tile: unsafe fn(a: Left, b: &[u32], out: &mut [f32]),
+    /// [`SUMS`] sums in registers, `rounds` times multiplied and added to: what the arithmetic alone allows. Undefined on a
+    /// CPU without the instructions.
+    pub(super) registers: unsafe fn(rounds: usize) -> f32,
+    /// Multiplications (each with an addition) of a round.
+    pub(super) products_per_round: usize,
 }
+
+/// Independent sums of [`TileKernel::registers`]: more than the latency of an instruction times those that begin at once.
+pub(super) const SUMS: usize = 12;
 
 /// The left operand of a tile: word `w` of row `i` at `words[i * row_stride + w * word_stride]`.
 #[derive(Clone, Copy)]
@@ -75,14 +85,22 @@ impl TileKernel {
         }
         let last = (self.rows - 1) * a.row_stride + (words - 1) * a.word_stride;
         assert!(b.len() == words * self.cols && out.len() == self.rows * self.cols && last < a.words.len());
-        // SAFETY: kernels reach callers through `best` or through a check of `supported` alone (`Packed` and `peak` refuse others),
+        // SAFETY: kernels reach callers through `best` or through a check of `supported` alone (`Packed` refuses others),
         // and the sizes that the function relies on have just been checked.
         unsafe { (self.tile)(a, b, out) }
     }
 }
 
-pub(super) static PORTABLE: TileKernel =
-    TileKernel { name: "portable", supported: || true, depth: 1, rows: 4, cols: 8, tile: portable };
+pub(super) static PORTABLE: TileKernel = TileKernel {
+    name: "portable",
+    supported: || true,
+    depth: 1,
+    rows: 4,
+    cols: 8,
+    tile: portable,
+    registers: portable_registers,
+    products_per_round: SUMS * 4,
+};
 
 fn portable(a: Left, b: &[u32], out: &mut [f32]) {
     let mut tile = [[0f32; 8]; 4];
@@ -97,8 +115,26 @@ fn portable(a: Left, b: &[u32], out: &mut [f32]) {
     out.copy_from_slice(tile.as_flattened());
 }
 
-static PORTABLE_BF16: TileKernel =
-    TileKernel { name: "portable-bf16", supported: || true, depth: 2, rows: 4, cols: 8, tile: portable_bf16 };
+/// Vectors of four, which every machine of 64 bits has; here multiplication and addition are two instructions.
+fn portable_registers(rounds: usize) -> f32 {
+    let [x, y] = black_box([0.999, 1e-3]);
+    let mut sums = [[y; 4]; SUMS];
+    for _ in 0..rounds {
+        sums.as_flattened_mut().iter_mut().for_each(|sum| *sum = *sum * x + y);
+    }
+    sums.as_flattened().iter().sum()
+}
+
+static PORTABLE_BF16: TileKernel = TileKernel {
+    name: "portable-bf16",
+    supported: || true,
+    depth: 2,
+    rows: 4,
+    cols: 8,
+    tile: portable_bf16,
+    registers: portable_registers,
+    products_per_round: SUMS * 4,
+};
 
 /// The readable form of `vdpbf16ps`: the neighbour in the upper half of a word first, then that in the lower half. A
 /// product of two bf16 numbers is exact in f32, so nothing depends on whether multiply and add are fused.
