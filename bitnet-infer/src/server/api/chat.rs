@@ -31,7 +31,7 @@ struct Shape {
 /// # Errors
 /// What is wrong with the request.
 pub async fn chat(State(server): State<Arc<Server>>, Body(bytes): Body) -> Result<Response, ApiError> {
-    let (common, shape, tokens) = aside(&server, bytes.len(), |server, bytes| prepare(server, bytes), bytes).await?;
+    let (common, shape, tokens) = aside(&server, bytes.len(), prepare, bytes).await?;
     let choices = common.options.choices;
     let events = server.engine.submit(vec![tokens], common.options)?;
     if common.stream {

@@ -43,7 +43,7 @@ struct Shape {
 /// # Errors
 /// What is wrong with the request.
 pub async fn completions(State(server): State<Arc<Server>>, Body(bytes): Body) -> Result<Response, ApiError> {
-    let (common, shape) = aside(&server, bytes.len(), |server, bytes| prepare(server, bytes), bytes).await?;
+    let (common, shape) = aside(&server, bytes.len(), prepare, bytes).await?;
     let tokens: Vec<Vec<u32>> = shape.prompts.iter().map(|prompt| prompt.tokens.clone()).collect();
     let (prompts, choices) = (tokens.len(), tokens.len() * shape.choices);
     let events = server.engine.submit(tokens, common.options)?;

@@ -7,6 +7,7 @@
 
 mod plan;
 mod prefix;
+mod scoring;
 mod sequence;
 mod worker;
 

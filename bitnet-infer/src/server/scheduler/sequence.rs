@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -27,7 +28,7 @@ pub struct Ticket {
 ///
 /// Invariant: `cache` holds the first `cache.len()` of `tokens`, and at least the last one is missing.
 pub struct Sequence<'a> {
-    pub ticket: Arc<Ticket>,
+    pub ticket: Rc<Ticket>,
     pub prompt: usize,
     pub choice: usize,
     /// Choices that go their own ways once the prompt is read.
@@ -81,7 +82,7 @@ impl<'a> Sequence<'a> {
         let choice = self.choice + nth;
         config.seed = config.seed.wrapping_add(choice as u64);
         let mut fork = Self {
-            ticket: Arc::clone(&self.ticket),
+            ticket: Rc::clone(&self.ticket),
             prompt: self.prompt,
             choice,
             forks: 0,

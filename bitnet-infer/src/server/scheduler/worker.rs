@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
@@ -12,6 +13,7 @@ use bitnet_model::tokenizer::Tokenizer;
 
 use super::plan::plan;
 use super::prefix::PrefixCache;
+use super::scoring::score_prompt;
 use super::sequence::{Outbox, Sequence, Text, Ticket};
 use super::{Command, Event, Finish, Limits, Prefill, Shared, Submission};
 use crate::engine::{self, KvCache, LoadedModel, LogitsFor, Model, NextLogits, PageCount, Profile, Sampler, Wanted};
@@ -62,7 +64,7 @@ struct Worker<'a> {
     waiting: VecDeque<VecDeque<Sequence<'a>>>,
     running: Vec<Sequence<'a>>,
     /// Texts that have ended, but whose readers have not taken everything.
-    draining: Vec<(Arc<Ticket>, Outbox)>,
+    draining: Vec<(Rc<Ticket>, Outbox)>,
     prefix: PrefixCache,
     /// What a token of a prompt took lately.
     row_seconds: Option<f64>,
@@ -95,7 +97,7 @@ impl<'a> Worker<'a> {
     fn accept(&mut self, submission: Submission) {
         let Submission { prompts, options, sink, arrived } = submission;
         let choices = prompts.len() * options.choices;
-        let ticket = Arc::new(Ticket { options: Arc::clone(&options), sink, arrived, taken: Cell::new(None) });
+        let ticket = Rc::new(Ticket { options: Arc::clone(&options), sink, arrived, taken: Cell::new(None) });
         let sequences = prompts.into_iter().enumerate();
         let made: engine::Result<VecDeque<Sequence>> =
             sequences.map(|(prompt, tokens)| self.sequence(&ticket, prompt, tokens)).collect();
@@ -111,13 +113,13 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn sequence(&self, ticket: &Arc<Ticket>, prompt: usize, tokens: Vec<u32>) -> engine::Result<Sequence<'a>> {
+    fn sequence(&self, ticket: &Rc<Ticket>, prompt: usize, tokens: Vec<u32>) -> engine::Result<Sequence<'a>> {
         let options = &ticket.options;
         let choice = prompt * options.choices;
         let mut config = options.sampler.clone();
         config.seed = config.seed.wrapping_add(choice as u64);
         let mut sequence = Sequence {
-            ticket: Arc::clone(ticket),
+            ticket: Rc::clone(ticket),
             prompt,
             choice,
             forks: options.choices - 1,
@@ -478,29 +480,6 @@ fn wanted(sequence: &Sequence) -> Wanted {
     let all = sequence.ticket.options.logprobs.is_some() || sequence.constraint.is_some();
     if all { Wanted::All } else { sequence.sampler.wanted(&sequence.tokens) }
 }
-
-/// Scores the tokens of the prompt that follow the positions from `start` on, whose states are `states_nh`.
-fn score_prompt(model: &Model, sequence: &mut Sequence, start: usize, states_nh: &[f32], vocab: usize) {
-    use rayon::prelude::*;
-    let (Some(top), Some(scores)) = (sequence.ticket.options.prompt_logprobs, &mut sequence.scores) else { return };
-    let h = model.config().hidden_size;
-    // After it was put off, a text is read again from the start; what was scored stays.
-    let done = scores.len();
-    for (n, states) in states_nh.chunks(SCORED_ROWS * h).enumerate() {
-        let first = start + n * SCORED_ROWS;
-        let targets = &sequence.tokens[(first + 1).min(sequence.prompt_tokens)..sequence.prompt_tokens];
-        let skipped = done.saturating_sub(first).min(states.len() / h);
-        let targets = &targets[skipped.min(targets.len())..];
-        let states = &states[skipped * h..];
-        let rows = targets.len().min(states.len() / h);
-        let logits = model.logits(&states[..rows * h]);
-        let scored = logits.par_chunks(vocab).zip(targets).map(|(logits, &token)| score(logits, token, top));
-        scores.extend(scored.collect::<Vec<_>>());
-    }
-}
-
-/// Rows of logits that exist at once for the scores of a prompt.
-const SCORED_ROWS: usize = 32;
 
 /// How often a worker without work looks around.
 const IDLE_POLL: Duration = Duration::from_secs(1);
