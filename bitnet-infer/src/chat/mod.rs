@@ -1,7 +1,7 @@
 //! Conversations: messages to the tokens that a model continues, by the template that it was trained with.
 //!
 //! What people write is data. A special token that is spelled out in a message stays plain text: it is cut where the tokenizer
-//! would see it ([`shield`]), so no message can end its turn or begin one in another role.
+//! would see it (`shield`), so no message can end its turn or begin one in another role.
 
 mod builtin;
 mod defaults;

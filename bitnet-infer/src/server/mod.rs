@@ -1,6 +1,6 @@
 //! A local server with OpenAI's API, for clients that people have already.
 //!
-//! Requests are checked and become tokens on the HTTP side ([`api`]); one thread drives the engine ([`scheduler`]); events come
+//! Requests are checked and become tokens on the HTTP side (`api`); one thread drives the engine ([`scheduler`]); events come
 //! back through a bounded channel for each request. Whoever goes away, in the queue, while a prompt is read or while text is
 //! generated, takes the receiver along, and the engine lets go of the request before its next pass.
 

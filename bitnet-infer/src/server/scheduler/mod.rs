@@ -1,8 +1,8 @@
 //! Requests to tokens: one thread that drives the engine, and the queue in front of it.
 //!
 //! Every pass of the engine takes one token of each text that is being generated and a part of the prompts that are being read
-//! ([`plan`]). What a request gets depends on the request alone: the engine gives each sequence the same numbers in any company,
-//! however its prompt is cut, and whether or not part of it was read before ([`prefix`]); each choice draws from a random
+//! (`plan`). What a request gets depends on the request alone: the engine gives each sequence the same numbers in any company,
+//! however its prompt is cut, and whether or not part of it was read before (`prefix`); each choice draws from a random
 //! stream of its own.
 
 mod plan;
