@@ -1,6 +1,7 @@
 //! The trainable numbers, by name, in name order.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use bitnet_model::ModelConfig;
@@ -13,6 +14,7 @@ use rand::Rng;
 /// Invariant: exactly the parameters of the configuration, each f32, contiguous and of the right shape.
 pub struct Parameters {
     vars: BTreeMap<String, Var>,
+    id: u64,
 }
 
 /// The name and shape of every parameter of a model, in name order.
@@ -68,7 +70,12 @@ impl Parameters {
             ensure!(values.len() == shape.iter().product::<usize>(), "{name}: {} values for {shape:?}", values.len());
             vars.insert(name, Var::from_vec(values, shape, &Device::Cpu)?);
         }
-        Ok(Self { vars })
+        Ok(Self { vars, id: NEXT_ID.fetch_add(1, Ordering::Relaxed) })
+    }
+
+    /// A number that no other parameters of this process have.
+    pub fn id(&self) -> u64 {
+        self.id
     }
 
     /// Every parameter, in name order.
@@ -106,3 +113,5 @@ fn normal(rng: &mut impl Rng, count: usize, std: f64) -> Vec<f32> {
     values.truncate(count);
     values
 }
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(0);

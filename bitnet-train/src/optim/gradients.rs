@@ -99,6 +99,11 @@ impl Gradients {
         found.into_iter().map(|slot| slot.expect("room for every parameter, and each asked for once")).collect()
     }
 
+    /// Micro-batches that are complete since the last [`Gradients::clear`].
+    pub fn micro_batches(&self) -> u32 {
+        self.micro_batches
+    }
+
     /// Ends a micro-batch.
     pub fn finish(&mut self) {
         self.micro_batches += 1;

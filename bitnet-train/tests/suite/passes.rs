@@ -96,6 +96,49 @@ fn whole_models_have_the_gradients_of_the_readable_ops() {
     }
 }
 
+/// Codes are kept from one micro-batch to the next; others' must not be taken for them, nor those of an earlier step.
+#[test]
+fn models_that_share_ops_keep_their_own_codes() {
+    let config = config("ternary", "int8", false);
+    let ops = default();
+    let estimator = estimator::by_name("ste").expect("known");
+    let parameters = [5, 6].map(|seed| Parameters::initialize(&config, seed, 0.15).expect("parameters"));
+    let model = |ops: Arc<dyn Ops>, of: usize| {
+        Transformer::new(&config, &parameters[of], SEQ, estimator, ops).expect("a network")
+    };
+    let tokens: Vec<u32> = (0..SEQ as u32).map(|i| (i * 7) % 83).collect();
+    let batch = |index| Sequences { inputs: &tokens, targets: &tokens, count: 1, index };
+    let losses = |models: [Transformer; 2]| -> Vec<f64> {
+        let mut gradients = [0, 1].map(|of| Gradients::of_parameters(&parameters[of]));
+        let step = |gradients: &mut [Gradients; 2]| -> Vec<f64> {
+            // In turns, so that each finds the other's codes.
+            let turns = [0, 1, 1, 0, 0].into_iter().enumerate();
+            let loss = |(i, of): (usize, usize)| {
+                models[of].differentiate(&parameters[of], batch(i as u64), &mut gradients[of]).expect("differentiates")
+            };
+            turns.map(loss).collect()
+        };
+        let mut losses = step(&mut gradients);
+        gradients.iter_mut().for_each(Gradients::clear);
+        // A step as an optimizer takes it: the same parameters with other numbers.
+        for (_, var) in parameters[0].iter() {
+            let moved = (var.as_tensor() * -0.9).and_then(|moved| var.set(&moved));
+            moved.expect("the same shape");
+        }
+        losses.extend(step(&mut gradients));
+        for (_, var) in parameters[0].iter() {
+            (var.as_tensor() / -0.9).and_then(|back| var.set(&back)).expect("the same shape");
+        }
+        losses
+    };
+    let alone = losses([model(default(), 0), model(default(), 1)]);
+    let shared = losses([model(ops.clone(), 0), model(ops, 1)]);
+    assert!(alone[0] != alone[1] && alone[0] != alone[5], "{alone:?}");
+    for (alone, shared) in alone.iter().zip(&shared) {
+        assert!((alone - shared).abs() < 1e-4, "{alone} and {shared}");
+    }
+}
+
 #[test]
 fn blocks_computed_again_give_the_same_bits() {
     for weight in ["ternary", "none"] {

@@ -35,6 +35,8 @@ pub(super) struct Pass {
     d_norm: Vec<f32>,
     /// The model that blocks were made for.
     of: Option<(ModelConfig, &'static str)>,
+    /// The parameters whose codes the blocks hold.
+    quantized: Option<u64>,
     pub(super) profile: Profile,
 }
 
@@ -56,6 +58,7 @@ impl Pass {
             d_stream: Vec::new(),
             d_norm: Vec::new(),
             of: None,
+            quantized: None,
             profile: Profile::default(),
         }
     }
@@ -80,10 +83,11 @@ impl Pass {
         let forward_tiles = TileKernel::f32();
         let backward_tiles = self.settings.precision.tiles();
 
-        let Self { stream, saved, stacks, buffers, head, profile, of, .. } = self;
+        let Self { stream, saved, stacks, buffers, head, profile, of, quantized, .. } = self;
         if of.as_ref().is_none_or(|(of, estimator)| of != config || *estimator != spec.estimator.name()) {
             *stacks = (0..layers).map(|layer| BlockStacks::new(config, spec, layer)).collect();
             saved.clear();
+            *quantized = None;
             *of = Some((config.clone(), spec.estimator.name()));
         }
         let wanted = if again { 1 } else { layers };
@@ -93,13 +97,21 @@ impl Pass {
         stream.resize_with(layers + 1, Vec::new);
 
         let kernel = kernels::best().map_err(|e| anyhow!(e))?;
+        // Gradients that are summed are those of the same weights, so later micro-batches find the codes there.
+        let later = gradients.as_ref().is_some_and(|gradients| gradients.micro_batches() > 0);
+        let fresh = !later || *quantized != Some(parameters.id());
+        *quantized = None;
         profile.time(Op::QuantizeWeights, 0, || {
+            if !fresh {
+                return Ok(());
+            }
             let quantize = |stacks: &mut BlockStacks| {
                 let weights = stacks.weights(parameter);
                 stacks.quantize(&weights, kernel).map_err(|e| anyhow!(e))
             };
             stacks.par_iter_mut().try_for_each(quantize)
         })?;
+        *quantized = Some(parameters.id());
         let block = |layer: usize| Block {
             stacks: &stacks[layer],
             weights: stacks[layer].weights(parameter),
