@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::{HeaderName, HeaderValue};
@@ -161,7 +160,6 @@ pub async fn stream(
     mut events: Receiver<Event>,
     choices: usize,
     mut chunks: impl Chunks,
-    _server: Arc<Server>,
 ) -> Result<Response, ApiError> {
     let first = match events.recv().await {
         Some(Event::Failed(message)) => return Err(ApiError::internal(message)),

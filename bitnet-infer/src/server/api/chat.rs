@@ -35,7 +35,7 @@ pub async fn chat(State(server): State<Arc<Server>>, Body(bytes): Body) -> Resul
     let choices = common.options.choices;
     let events = server.engine.submit(vec![tokens], common.options)?;
     if common.stream {
-        return stream(events, choices, shape, server).await;
+        return stream(events, choices, shape).await;
     }
     let answer = Answer::collect(events, 1, choices).await?;
     Ok(json_text(shape.whole(answer).to_string()))

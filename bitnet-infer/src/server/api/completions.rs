@@ -48,7 +48,7 @@ pub async fn completions(State(server): State<Arc<Server>>, Body(bytes): Body) -
     let (prompts, choices) = (tokens.len(), tokens.len() * shape.choices);
     let events = server.engine.submit(tokens, common.options)?;
     if common.stream {
-        return stream(events, choices, shape, server).await;
+        return stream(events, choices, shape).await;
     }
     let answer = Answer::collect(events, prompts, choices).await?;
     // With log-probabilities of long prompts this is some work.
