@@ -147,7 +147,7 @@ pub struct TrainSection {
     /// Steps between two lines of metrics.
     #[serde(default = "ten")]
     pub log_every: u64,
-    /// `f32`, or `bf16`: what the factors of the backward pass's products are rounded to.
+    /// `f32`, or `bf16`: what the factors of a step's float products are rounded to.
     #[serde(default)]
     pub precision: Precision,
     /// Whether the backward pass computes each block again instead of keeping what it needs of all of them.

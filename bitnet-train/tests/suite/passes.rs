@@ -33,6 +33,8 @@ fn config(weight: &str, activation: &str, llama: bool) -> ModelConfig {
 
 struct Passed {
     losses: Vec<f64>,
+    /// Of the same batches, without gradients.
+    measured: Vec<f64>,
     gradients: Vec<(String, Vec<f32>)>,
 }
 
@@ -42,17 +44,17 @@ fn pass(config: &ModelConfig, ops: Arc<dyn Ops>, estimator: &str, micro_batches:
     let estimator = estimator::by_name(estimator).expect("known");
     let model = Transformer::new(config, &parameters, SEQ, estimator, ops).expect("a network");
     let mut gradients = Gradients::of_parameters(&parameters);
-    let mut losses = Vec::new();
+    let (mut losses, mut measured) = (Vec::new(), Vec::new());
     for micro in 0..micro_batches {
         let token = |i: u32| (i.wrapping_mul(2_654_435_761).wrapping_add(micro * 977) >> 9) % 83;
         let inputs: Vec<u32> = (0..(SEQ * COUNT) as u32).map(token).collect();
         let targets: Vec<u32> = (1..=(SEQ * COUNT) as u32).map(token).collect();
         let batch = Sequences { inputs: &inputs, targets: &targets, count: COUNT, index: u64::from(micro) };
         losses.push(model.differentiate(&parameters, batch, &mut gradients).expect("differentiates"));
-        let alone = model.loss(&parameters, batch).expect("a loss");
-        assert!((alone - losses[micro as usize]).abs() < 1e-6, "the loss alone: {alone}, {}", losses[micro as usize]);
+        measured.push(model.loss(&parameters, batch).expect("a loss"));
     }
-    Passed { losses, gradients: gradients.iter().map(|(name, g)| (name.to_owned(), g.to_vec())).collect() }
+    let gradients = gradients.iter().map(|(name, g)| (name.to_owned(), g.to_vec())).collect();
+    Passed { losses, measured, gradients }
 }
 
 fn fused(settings: FusedSettings) -> Arc<dyn Ops> {
@@ -88,6 +90,9 @@ fn whole_models_have_the_gradients_of_the_readable_ops() {
             let (loss_limit, limit) = if activation == "none" { (1e-5, 1e-4) } else { (2e-3, 2e-2) };
             for (a, b) in found.losses.iter().zip(&reference.losses) {
                 assert!((a - b).abs() < loss_limit, "{what}: losses {a} and {b}");
+            }
+            for (a, b) in found.losses.iter().zip(&found.measured) {
+                assert!((a - b).abs() < 1e-6, "{what}: losses {a} with gradients, {b} without");
             }
             let worst = worst(&found, &reference);
             println!("{what}: worst gradient {:.1e} of its norm ({})", worst.0, worst.1);
@@ -183,7 +188,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
                     let batch = Sequences { inputs: &inputs, targets: &targets, count: 4, index: 0 };
                     let losses = vec![model.differentiate(&parameters, batch, &mut gradients).expect("differentiates")];
                     let gradients = gradients.iter().map(|(name, g)| (name.to_owned(), g.to_vec())).collect();
-                    Passed { losses, gradients }
+                    Passed { losses, measured: Vec::new(), gradients }
                 })
             };
             let (one, three) = (on(1), on(3));
@@ -196,18 +201,22 @@ fn results_do_not_depend_on_the_number_of_threads() {
 }
 
 #[test]
-fn bf16_changes_gradients_by_its_rounding_and_the_loss_not_at_all() {
+fn bf16_changes_a_step_by_its_rounding_and_a_measured_loss_not_at_all() {
     for weight in ["ternary", "none"] {
         let activation = if weight == "none" { "none" } else { "int8" };
         let config = config(weight, activation, false);
         let exact = pass(&config, default(), "ste", 1);
         let settings = FusedSettings { precision: Precision::Bf16, ..FusedSettings::default() };
         let rounded = pass(&config, fused(settings), "ste", 1);
-        assert_eq!(exact.losses, rounded.losses, "{weight}");
         let worst = worst(&rounded, &exact);
-        println!("{weight}, bf16: worst gradient {:.1e} of its norm ({})", worst.0, worst.1);
-        // A rounding is 2^-9 of a number at most, and several are passed on from the last block to the first.
-        assert!(worst.0 > 1e-5 && worst.0 < 1e-2, "{weight}: {worst:?}");
+        assert_eq!(rounded.measured, exact.measured, "{weight}");
+        let (loss, exact) = (rounded.losses[0], exact.losses[0]);
+        println!("{weight}, bf16: worst gradient {:.1e} of its norm ({}), loss {loss} for {exact}", worst.0, worst.1);
+        // A rounding is 2^-9 of a number at most, and several are passed on from block to block. Where activations are
+        // quantized, one that crosses a rounding boundary moves by a whole step besides.
+        let most = if weight == "none" { 1e-2 } else { 1e-1 };
+        assert!(worst.0 > 1e-5 && worst.0 < most, "{weight}: {worst:?}");
+        assert!(loss != exact && (loss - exact).abs() < 2e-3 * exact, "{weight}: {loss} for {exact}");
     }
 }
 

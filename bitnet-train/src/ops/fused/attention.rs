@@ -27,10 +27,8 @@ const BLOCK: usize = 64;
 pub(super) struct Attention<'a> {
     pub(super) spec: &'a AttentionSpec,
     pub(super) t: usize,
-    /// For the scores and the output.
-    pub(super) forward_tiles: &'static TileKernel,
-    /// For the other products of the backward pass.
-    pub(super) backward_tiles: &'static TileKernel,
+    /// For all products; the backward pass makes the scores of the forward pass again, so both take the same.
+    pub(super) tiles: &'static TileKernel,
 }
 
 /// What a task needs beside its input; kept by each thread from one task to the next.
@@ -142,8 +140,8 @@ impl Attention<'_> {
         for (p, key) in keys.chunks_mut(d).enumerate() {
             self.rotate(&rows[p * width + k_at..][..d], p, 1.0, 1.0, key);
         }
-        scratch.keys_dt.floats(self.forward_tiles, Matrix::new(keys, t, d).t(), Threads::One);
-        scratch.values.floats(self.forward_tiles, Matrix::strided(&rows[v_at..], t, d, width), Threads::One);
+        scratch.keys_dt.floats(self.tiles, Matrix::new(keys, t, d).t(), Threads::One);
+        scratch.values.floats(self.tiles, Matrix::strided(&rows[v_at..], t, d, width), Threads::One);
         for g in 0..self.group() {
             let q_at = (head * self.group() + g) * d;
             for start in (0..t).step_by(BLOCK) {
@@ -195,9 +193,9 @@ impl Attention<'_> {
             self.rotate(k.row(p), p, 1.0, 1.0, key);
             value.copy_from_slice(v.row(p));
         }
-        keys_dt.floats(self.forward_tiles, Matrix::new(keys, t, d).t(), Threads::One);
-        keys_td.floats(self.backward_tiles, Matrix::new(keys, t, d), Threads::One);
-        values.floats(self.backward_tiles, Matrix::new(dv, t, d).t(), Threads::One);
+        keys_dt.floats(self.tiles, Matrix::new(keys, t, d).t(), Threads::One);
+        keys_td.floats(self.tiles, Matrix::new(keys, t, d), Threads::One);
+        values.floats(self.tiles, Matrix::new(dv, t, d).t(), Threads::One);
         dv.fill(0.0);
         let dk = sized(dk, t * d);
         dk.fill(0.0);
@@ -214,14 +212,14 @@ impl Attention<'_> {
                 let p = sized(scores, count * seen);
                 multiply(p, seen, queries, keys_dt.first(d, seen), Output::Replace, Threads::One);
                 softmax::causal_probabilities(p, seen, start + 1, &log_sums[g * t + start..][..count]);
-                let d_out_packed = gradient_of_block.floats(self.backward_tiles, d_out_rows, Threads::One);
+                let d_out_packed = gradient_of_block.floats(self.tiles, d_out_rows, Threads::One);
                 multiply(dv, d, Matrix::new(p, count, seen).t(), d_out_packed, Output::Add, Threads::One);
 
                 let dp = sized(d_scores, count * seen);
                 multiply(dp, seen, d_out_rows, values.first(d, seen), Output::Replace, Threads::One);
                 softmax::causal_softmax_backward(p, dp, seen, start + 1);
                 let ds = Matrix::new(p, count, seen);
-                let queries = queries_of_block.floats(self.backward_tiles, queries, Threads::One);
+                let queries = queries_of_block.floats(self.tiles, queries, Threads::One);
                 multiply(dk, d, ds.t(), queries, Output::Add, Threads::One);
                 let dq = sized(dq, count * d);
                 multiply(dq, d, ds, keys_td.first(seen, d), Output::Replace, Threads::One);

@@ -126,10 +126,8 @@ pub(super) struct Block<'a> {
     pub(super) eps: f32,
     /// Tokens of a sequence.
     pub(super) seq: usize,
-    /// For the float products of the forward pass.
-    pub(super) forward_tiles: &'static TileKernel,
-    /// For those of the backward pass.
-    pub(super) backward_tiles: &'static TileKernel,
+    /// For all float products.
+    pub(super) tiles: &'static TileKernel,
     /// For quantized gradients: the random numbers of this block, and the kernel.
     pub(super) int8: Option<(Noise, &'static Kernel)>,
     pub(super) profile: &'a Profile,
@@ -169,18 +167,13 @@ impl Block<'_> {
     }
 
     fn attention(&self) -> Attention<'_> {
-        Attention {
-            spec: self.attention,
-            t: self.seq,
-            forward_tiles: self.forward_tiles,
-            backward_tiles: self.backward_tiles,
-        }
+        Attention { spec: self.attention, t: self.seq, tiles: self.tiles }
     }
 
     fn project(&self, i: usize, input: &Input, t: usize, out: &mut [f32], buffers: &mut ProductBuffers) {
         let stack = &self.stacks.stacks[i];
         self.profile.time(Op::Project, t * stack.rows() * stack.cols(), || {
-            stack.forward(&self.weights.stacks[i], input, t, out, self.forward_tiles, buffers);
+            stack.forward(&self.weights.stacks[i], input, t, out, self.tiles, buffers);
         });
     }
 
@@ -234,7 +227,7 @@ impl Block<'_> {
         let (stack, latent) = (&self.stacks.stacks[i], &self.weights.stacks[i]);
         let multiply_adds = dy.len() * stack.cols();
         let noise = |(noise, kernel)| (Noise { product: noise_of(noise, i), ..noise }, kernel);
-        let how = &mut Backward { tiles: self.backward_tiles, int8: self.int8.map(noise), buffers };
+        let how = &mut Backward { tiles: self.tiles, int8: self.int8.map(noise), buffers };
         self.profile.time(Op::WeightGradient, multiply_adds, || {
             stack.weight_gradients(latent, dy, input, how, gradients.slots(&self.stacks.names[i]));
         });

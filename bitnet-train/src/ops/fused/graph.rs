@@ -185,8 +185,7 @@ impl Attention {
         if rope.cos.len() < t * d / 2 {
             bail!("attention: {t} positions, but rotary angles for {}", rope.cos.len() / (d / 2));
         }
-        let tiles = TileKernel::f32();
-        Ok(attention::Attention { spec: &self.spec, t, forward_tiles: tiles, backward_tiles: tiles })
+        Ok(attention::Attention { spec: &self.spec, t, tiles: TileKernel::f32() })
     }
 
     fn rows(&self, q: &[f32], k: &[f32], v: &[f32]) -> Vec<f32> {
@@ -267,7 +266,7 @@ impl CustomOp2 for CrossEntropy {
             bail!("cross-entropy: target {bad} is not below the vocabulary of {v}");
         }
         let rest = (&mut HeadBuffers::default(), &Profile::default());
-        let tiles = [TileKernel::f32(); 2];
+        let tiles = TileKernel::f32();
         let loss = if self.with_gradient {
             let (mut dx, mut d_head) = (vec![0f32; x.len()], vec![0f32; head.len()]);
             let gradients = HeadGradients { dx: &mut dx, d_head: &mut d_head, add: false };

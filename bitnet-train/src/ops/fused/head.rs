@@ -34,7 +34,7 @@ pub(super) fn cross_entropy(
     head: &[f32],
     targets: &[u32],
     mut gradients: Option<HeadGradients>,
-    [forward_tiles, backward_tiles]: [&'static TileKernel; 2],
+    tiles: &'static TileKernel,
     (buffers, profile): (&mut HeadBuffers, &Profile),
 ) -> f32 {
     let t = targets.len();
@@ -42,10 +42,9 @@ pub(super) fn cross_entropy(
     let v = head.len() / h;
     let head = Matrix::new(head, v, h);
     let HeadBuffers { logits, head_hv, head_vh, x: packed_x } = buffers;
-    let head_hv = profile.time(Op::Head, 0, || head_hv.floats(forward_tiles, head.t(), Threads::All));
-    let packed_vh = gradients
-        .as_ref()
-        .map(|_| profile.time(Op::HeadGradient, 0, || head_vh.floats(backward_tiles, head, Threads::All)));
+    let head_hv = profile.time(Op::Head, 0, || head_hv.floats(tiles, head.t(), Threads::All));
+    let packed_vh =
+        gradients.as_ref().map(|_| profile.time(Op::HeadGradient, 0, || head_vh.floats(tiles, head, Threads::All)));
     let mut total = 0f64;
     for (chunk, (x, targets)) in x.chunks(TOKENS_PER_CHUNK * h).zip(targets.chunks(TOKENS_PER_CHUNK)).enumerate() {
         let rows = targets.len();
@@ -64,7 +63,7 @@ pub(super) fn cross_entropy(
                 let dx = &mut dx[chunk * TOKENS_PER_CHUNK * h..][..rows * h];
                 multiply(dx, h, d_logits, head_vh, Output::Replace, Threads::All);
                 let output = if *add || chunk > 0 { Output::Add } else { Output::Replace };
-                let x = packed_x.floats(backward_tiles, x, Threads::All);
+                let x = packed_x.floats(tiles, x, Threads::All);
                 multiply(d_head, h, d_logits.t(), x, output, Threads::All);
             });
         }

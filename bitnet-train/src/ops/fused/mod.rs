@@ -37,7 +37,7 @@ use crate::optim::Gradients;
 /// Layers from which on the numbers of products, by which stochastic rounding draws, would run into those of the next batch.
 pub const MOST_INT8_LAYERS: usize = (PRODUCTS / PRODUCTS_PER_BLOCK) as usize;
 
-/// In what the products of the backward pass are computed; sums are f32 in both.
+/// In what the float products of a step are computed; sums are f32 in both. A loss without gradients is exact in both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Precision {

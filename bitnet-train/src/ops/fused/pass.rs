@@ -80,8 +80,8 @@ impl Pass {
             let at = guards.binary_search_by(|(of, _)| (*of).cmp(name)).expect("a parameter of this configuration");
             &guards[at].1
         };
-        let forward_tiles = TileKernel::f32();
-        let backward_tiles = self.settings.precision.tiles();
+        // A loss without gradients is a measurement: exact in every precision.
+        let tiles = if gradients.is_some() { self.settings.precision.tiles() } else { TileKernel::f32() };
 
         let Self { stream, saved, stacks, buffers, head, profile, of, quantized, .. } = self;
         if of.as_ref().is_none_or(|(of, estimator)| of != config || *estimator != spec.estimator.name()) {
@@ -119,8 +119,7 @@ impl Pass {
             act: config.hidden_act,
             eps: config.rms_norm_eps,
             seq: t / batch.count,
-            forward_tiles,
-            backward_tiles,
+            tiles,
             int8: (self.settings.backward == Backward::Int8).then_some({
                 let product = layer as u64 * PRODUCTS_PER_BLOCK;
                 (Noise { seed: self.settings.seed, batch: batch.index, product }, kernel)
@@ -150,7 +149,7 @@ impl Pass {
             let (d_head, output) = gradients.slot(head_name);
             HeadGradients { dx: d_norm, d_head, add: output == Output::Add }
         });
-        let (x, tiles) = (&self.final_norm[..t * h], [forward_tiles, backward_tiles]);
+        let x = &self.final_norm[..t * h];
         let loss = cross_entropy(x, parameter(head_name), batch.targets, head_gradients, tiles, (head, profile));
         let Some(gradients) = gradients else { return Ok(f64::from(loss)) };
 

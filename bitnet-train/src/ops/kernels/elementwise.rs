@@ -27,6 +27,13 @@ pub fn expand(codes: &[i8], factor: f32, out: &mut [f32]) {
 }
 
 multiversion! {
+/// `sum += x`.
+pub fn add_to(sum: &mut [f32], x: &[f32]) {
+    sum.iter_mut().zip(x).for_each(|(sum, x)| *sum += x);
+}
+}
+
+multiversion! {
 /// `out = x + y`.
 pub fn add(x: &[f32], y: &[f32], out: &mut [f32]) {
     for ((o, &x), &y) in out.iter_mut().zip(x).zip(y) {

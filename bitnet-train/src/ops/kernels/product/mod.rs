@@ -40,6 +40,7 @@ pub use tiles::{BF16, F32, TileKernel, best};
 use self::left::Prepared;
 use self::pack::Panel;
 use super::aligned::Aligned;
+use super::elementwise::add_to;
 
 /// A strided view of a matrix, contiguous along its rows or along its columns.
 #[derive(Clone, Copy)]
@@ -257,6 +258,23 @@ struct Target {
 // SAFETY: `multiply` borrows the output mutably as long as a `Target` lives, and gives every task rows and panels of its own.
 unsafe impl Sync for Target {}
 
+impl Target {
+    /// Replaces or adds to some rows and columns by those of `tile`, whose rows begin `stride` apart.
+    ///
+    /// # Safety
+    /// They lie inside the output, and nobody else reads or writes them.
+    #[inline(always)]
+    unsafe fn write(&self, rows: Range<usize>, cols: Range<usize>, tile: &[f32], stride: usize, add: bool) {
+        for (row, sums) in rows.zip(tile.chunks_exact(stride)) {
+            // SAFETY: what the caller has promised.
+            let out =
+                unsafe { std::slice::from_raw_parts_mut(self.start.add(row * self.stride + cols.start), cols.len()) };
+            let sums = &sums[..cols.len()];
+            if add { add_to(out, sums) } else { out.copy_from_slice(sums) }
+        }
+    }
+}
+
 /// One task: some rows of the output, in some panels of columns.
 fn block(out: &Target, a: Matrix, b: Right, rows: Range<usize>, panels: Range<usize>, output: Output) {
     let Packed { kernel, words: packed, factors, .. } = b.packed;
@@ -278,25 +296,13 @@ fn block(out: &Target, a: Matrix, b: Right, rows: Range<usize>, panels: Range<us
                 let (j, width) = (panel * tile_cols, tile_cols.min(b.n - panel * tile_cols));
                 for (i, left) in rows.clone().step_by(tile_rows).zip(left.tiles()) {
                     kernel.run(left, right, tile);
-                    for (i, sums) in (i..rows.end).zip(tile.chunks(tile_cols)) {
-                        // SAFETY: row `i` and columns `j..j + width` lie inside the output (`multiply` has checked its
-                        // size) and belong to this task alone.
-                        let out = unsafe { std::slice::from_raw_parts_mut(out.start.add(i * out.stride + j), width) };
-                        finish(out, &sums[..width], add);
-                    }
+                    // SAFETY: these rows and columns lie inside the output (`multiply` has checked its size) and belong to
+                    // this task alone.
+                    unsafe { out.write(i..rows.end.min(i + tile_rows), j..j + width, tile, tile_cols, add) };
                 }
             }
         }
     });
-}
-
-#[inline(always)]
-fn finish(out: &mut [f32], sums: &[f32], add: bool) {
-    if add {
-        out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum);
-    } else {
-        out.copy_from_slice(sums);
-    }
 }
 
 thread_local! {
@@ -311,7 +317,7 @@ const ROWS: usize = 128;
 const WORDS: usize = 512;
 
 /// Tasks that a product is cut into for each thread, at least.
-const TASKS_PER_THREAD: usize = 3;
+const TASKS_PER_THREAD: usize = 1;
 
 /// Elements of the largest tile.
 const MOST_TILE: usize = 8 * 32;
