@@ -21,7 +21,10 @@ mod peak;
 #[cfg(test)]
 mod tests;
 mod tiles;
+mod transpose;
 
+#[cfg(any(target_arch = "x86_64", test))]
+mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -264,8 +267,10 @@ fn block(out: &Target, a: Matrix, b: Right, rows: Range<usize>, panels: Range<us
     // Words of a packed column, and those that this product uses.
     let (packed_words, all_words) = (b.packed.k.div_ceil(depth), b.k.div_ceil(depth));
     let packed = packed.read(b.packed.n.div_ceil(tile_cols) * packed_words * tile_cols);
-    let mut tile = [0f32; MOST_TILE];
-    let tile = &mut tile[..tile_rows * tile_cols];
+    let mut tile = Tile([0f32; MOST_TILE]);
+    let tile = &mut tile.0[..tile_rows * tile_cols];
+    // SAFETY: nothing below makes another, or gives this thread work of others that might.
+    let mut unit = unsafe { kernel.begin() };
     LEFT.with_borrow_mut(|scratch| {
         for first_word in (0..all_words.max(1)).step_by(WORDS) {
             let words = WORDS.min(all_words - first_word);
@@ -277,7 +282,7 @@ fn block(out: &Target, a: Matrix, b: Right, rows: Range<usize>, panels: Range<us
                 let right = &packed[(panel * packed_words + first_word) * tile_cols..][..words * tile_cols];
                 let (j, width) = (panel * tile_cols, tile_cols.min(b.n - panel * tile_cols));
                 for (i, left) in rows.clone().step_by(tile_rows).zip(left.tiles()) {
-                    kernel.run(left, right, tile);
+                    kernel.run(&mut unit, left, right, tile);
                     for (i, sums) in (i..rows.end).zip(tile.chunks(tile_cols)) {
                         // SAFETY: row `i` and columns `j..j + width` lie inside the output (`multiply` has checked its
                         // size) and belong to this task alone.
@@ -314,7 +319,11 @@ const WORDS: usize = 512;
 const TASKS_PER_THREAD: usize = 3;
 
 /// Elements of the largest tile.
-const MOST_TILE: usize = 8 * 32;
+const MOST_TILE: usize = 32 * 32;
+
+/// At a cache line, as vectors are stored fastest.
+#[repr(align(64))]
+struct Tile([f32; MOST_TILE]);
 
 /// Products below which one thread is faster than waking others.
 const PARALLEL_PRODUCTS: usize = 1 << 20;
