@@ -89,10 +89,12 @@ impl Config {
         Self::new([[0; 2]; TILES])
     }
 
+    #[inline(always)]
     fn rows(&self, tile: usize) -> usize {
         usize::from(self.rows[tile])
     }
 
+    #[inline(always)]
     fn row_bytes(&self, tile: usize) -> usize {
         usize::from(self.row_bytes[tile])
     }

@@ -18,45 +18,60 @@ pub fn rows_of_pairs(
             (0..rows).step_by(SIDE).for_each(|i| prefetch(data, k * stride + i));
         }
         for i in (0..rows).step_by(SIDE) {
-            let width = SIDE.min(rows - i);
-            let numbers = |k: usize| -> [f32; SIDE] {
-                if k >= ks {
-                    return [0.0; SIDE];
-                }
-                let from = &data[k * stride + i..][..width];
-                let by = factor(factors, k);
-                match from.try_into() {
-                    Ok(all) => <[f32; SIDE]>::map(all, |x| x * by),
-                    Err(_) => std::array::from_fn(|i| from.get(i).map_or(0.0, |x| x * by)),
-                }
-            };
-            let mut square = [[0; SIDE]; SIDE];
-            for (w, words) in square.iter_mut().enumerate() {
-                let (low, high) = (numbers(first + 2 * w), numbers(first + 2 * w + 1));
-                *words = std::array::from_fn(|i| pair(low[i], high[i]));
-            }
-            for (out, words) in out[i * out_stride..].chunks_mut(out_stride).zip(transposed(square)) {
-                out[first / 2..][..SIDE].copy_from_slice(&words);
+            let out = &mut out[i * out_stride..];
+            if ks - first >= 2 * SIDE && rows - i >= SIDE {
+                let numbers = |k: usize| -> [f32; SIDE] {
+                    let by = factor(factors, k);
+                    data[k * stride + i..].first_chunk::<SIDE>().expect("whole rows").map(|x| x * by)
+                };
+                square(numbers, first, out, out_stride);
+            } else {
+                let numbers = |k: usize| -> [f32; SIDE] {
+                    let number = |i| if k < ks && i < rows { data[k * stride + i] * factor(factors, k) } else { 0.0 };
+                    std::array::from_fn(|j| number(i + j))
+                };
+                square(numbers, first, out, out_stride);
             }
         }
     }
 }
 }
 
-/// Each round takes element `r c` (four bits each) to where the eight bits, turned by one, say; so four exchange `r` and `c`.
-/// A round is shuffles of two vectors.
+/// Words `first / 2..` of some rows, from number `k` of each.
 #[inline(always)]
-fn transposed(mut square: [[u32; SIDE]; SIDE]) -> [[u32; SIDE]; SIDE] {
+fn square(numbers: impl Fn(usize) -> [f32; SIDE], first: usize, out: &mut [u32], out_stride: usize) {
+    let mut words = [[0; SIDE]; SIDE];
+    for (w, words) in words.iter_mut().enumerate() {
+        let (low, high) = (numbers(first + 2 * w), numbers(first + 2 * w + 1));
+        words.iter_mut().zip(low).zip(high).for_each(|((word, low), high)| *word = pair(low, high));
+    }
+    transpose(&mut words);
+    for (i, words) in words.iter().enumerate() {
+        out[i * out_stride + first / 2..][..SIDE].copy_from_slice(words);
+    }
+}
+
+/// Four turns exchange `r` and `c` of an element's place, `r c`, four bits each.
+#[inline(always)]
+fn transpose(square: &mut [[u32; SIDE]; SIDE]) {
+    let mut other = [[0; SIDE]; SIDE];
+    turn(square, &mut other);
+    turn(&other, square);
+    turn(square, &mut other);
+    turn(&other, square);
+}
+
+/// Turns the eight bits of each element's place by one, which takes shuffles of two vectors.
+#[inline(always)]
+fn turn(from: &[[u32; SIDE]; SIDE], to: &mut [[u32; SIDE]; SIDE]) {
     const HALF: usize = SIDE / 2;
-    for _ in 0..SIDE.ilog2() {
-        let before = square;
-        for row in 0..HALF {
-            let (a, b) = (before[row], before[row + HALF]);
-            square[2 * row] = std::array::from_fn(|i| if i % 2 == 0 { a[i / 2] } else { b[i / 2] });
-            square[2 * row + 1] = std::array::from_fn(|i| if i % 2 == 0 { a[HALF + i / 2] } else { b[HALF + i / 2] });
+    for row in 0..HALF {
+        let (a, b) = (&from[row], &from[row + HALF]);
+        for i in 0..HALF {
+            (to[2 * row][2 * i], to[2 * row][2 * i + 1]) = (a[i], b[i]);
+            (to[2 * row + 1][2 * i], to[2 * row + 1][2 * i + 1]) = (a[HALF + i], b[HALF + i]);
         }
     }
-    square
 }
 
 #[cfg(test)]
@@ -65,9 +80,10 @@ mod tests {
 
     #[test]
     fn squares_are_transposed() {
-        let square = std::array::from_fn(|r| std::array::from_fn(|c| (r * SIDE + c) as u32));
+        let mut square = std::array::from_fn(|r| std::array::from_fn(|c| (r * SIDE + c) as u32));
         let expected: [[u32; SIDE]; SIDE] = std::array::from_fn(|r| std::array::from_fn(|c| (c * SIDE + r) as u32));
-        assert_eq!(transposed(square), expected);
+        transpose(&mut square);
+        assert_eq!(square, expected);
     }
 
     #[test]
