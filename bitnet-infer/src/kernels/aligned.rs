@@ -6,11 +6,11 @@ use std::ops::{Deref, DerefMut};
 use half::{bf16, f16};
 use memmap2::MmapMut;
 
-/// Plain numbers that may live in an [`AlignedVec`].
+/// Plain numbers that may be read from and written to vectors of bytes.
 ///
 /// # Safety
 /// Every bit pattern (all zeros included) is a value, the size divides 64 and the alignment is at most 64.
-pub(crate) unsafe trait Element: Copy + Send + Sync + 'static {}
+pub unsafe trait Element: Copy + Send + Sync + 'static {}
 
 // SAFETY: plain numbers of 1, 2 or 4 bytes; every bit pattern is a value.
 unsafe impl Element for u8 {}
@@ -18,6 +18,8 @@ unsafe impl Element for u8 {}
 unsafe impl Element for i8 {}
 // SAFETY: as above.
 unsafe impl Element for i32 {}
+// SAFETY: as above.
+unsafe impl Element for u32 {}
 // SAFETY: as above.
 unsafe impl Element for f32 {}
 // SAFETY: as above; `f16` is a transparent `u16`.
@@ -96,6 +98,12 @@ impl<T: Element> DerefMut for AlignedVec<T> {
 pub(crate) fn bytes_of<T: Element>(values: &[T]) -> &[u8] {
     // SAFETY: the numbers are initialised, have no padding, and any byte is a `u8`.
     unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+}
+
+/// The bytes of plain numbers, to be overwritten.
+pub(crate) fn bytes_of_mut<T: Element>(values: &mut [T]) -> &mut [u8] {
+    // SAFETY: as above; the numbers are borrowed mutably, and any bytes are a `T`.
+    unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), size_of_val(values)) }
 }
 
 /// Bytes as plain numbers of this machine; `None` if they do not begin where such a number may, or end within one.

@@ -38,12 +38,14 @@ mod neon_float;
 mod neon_i8mm;
 mod scalar;
 pub(crate) mod team;
+pub mod tiles;
 
 use std::sync::OnceLock;
 
 use half::{bf16, f16};
 
-pub(crate) use aligned::{AlignedVec, Element};
+pub(crate) use aligned::AlignedVec;
+pub use aligned::Element;
 use float::FloatFn;
 pub(crate) use float::{FLOAT_PADDING, FLOAT_ROWS, FloatStore, Floats, float_sums};
 pub(crate) use grouped::{GroupedMatrix, GroupedRows};

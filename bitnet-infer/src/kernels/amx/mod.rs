@@ -1,8 +1,7 @@
 //! AMX int8: a tile instruction multiplies 16 tokens by 16 rows in 64 columns. Few tokens run as in `avx512vbmi`.
 //!
-//! [`product`] has the pseudo-code. It is written once over [`tiles::Tiles`], which [`hardware`] does by the instructions and
-//! `emulated`, in tests, by plain Rust: all but the instructions themselves is tested on any machine, as the row
-//! `amx-emulated` of the table.
+//! [`product`] has the pseudo-code. It is written once over [`super::tiles::Tiles`], for the tiles of the CPU and for emulated
+//! ones: all but the instructions themselves is tested on any machine, as the row `amx-emulated` of the table.
 //!
 //! `tdpbsud` multiplies signed bytes of its first operand by unsigned ones of its second: activations by codes as they are
 //! stored (`u`, up to 255 in int8).
@@ -19,12 +18,9 @@
 
 #[cfg(test)]
 mod emulated;
-#[cfg(target_arch = "x86_64")]
-mod hardware;
 mod product;
 #[cfg(test)]
 mod tests;
-mod tiles;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 

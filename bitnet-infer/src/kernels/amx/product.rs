@@ -18,7 +18,7 @@
 //! that do not exist are left out by tiles of fewer rows.
 
 use super::super::layout::Job;
-use super::tiles::{Config, ROW_BYTES, ROWS, Tiles};
+use super::super::tiles::{Config, ROW_BYTES, ROWS, Tiles};
 
 /// `raw` of every token and row of a job, `[tokens, rows]`; `unpack` writes the codes of a block, slot by slot, as bytes.
 ///
@@ -172,11 +172,11 @@ fn four_tiles<T: Tiles, const N: usize>(
             tiles.add_products::<3, A_1, B_1>();
         }
     }
-    tiles.store::<0>(out, span.width);
-    tiles.store::<2>(&mut out[below..], span.width);
+    tiles.store::<0, _>(out, span.width);
+    tiles.store::<2, _>(&mut out[below..], span.width);
     if N == 2 {
-        tiles.store::<1>(&mut out[ROWS..], span.width);
-        tiles.store::<3>(&mut out[below + ROWS..], span.width);
+        tiles.store::<1, _>(&mut out[ROWS..], span.width);
+        tiles.store::<3, _>(&mut out[below + ROWS..], span.width);
     }
 }
 
@@ -217,15 +217,15 @@ fn row_of_tiles<T: Tiles, const N: usize>(
             tiles.add_products::<3, A, 5>();
         }
     }
-    tiles.store::<0>(out, span.width);
+    tiles.store::<0, _>(out, span.width);
     if N > 1 {
-        tiles.store::<1>(&mut out[ROWS..], span.width);
+        tiles.store::<1, _>(&mut out[ROWS..], span.width);
     }
     if N > 2 {
-        tiles.store::<2>(&mut out[2 * ROWS..], span.width);
+        tiles.store::<2, _>(&mut out[2 * ROWS..], span.width);
     }
     if N > 3 {
-        tiles.store::<3>(&mut out[3 * ROWS..], span.width);
+        tiles.store::<3, _>(&mut out[3 * ROWS..], span.width);
     }
 }
 

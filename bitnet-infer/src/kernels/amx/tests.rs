@@ -1,120 +1,14 @@
-//! The emulated tiles against the definitions, and the product on them against scalar code.
-
-use std::panic::{AssertUnwindSafe, catch_unwind};
+//! The product on emulated tiles against scalar code.
 
 use bitnet_model::rng::{Stream, generator};
 use proptest::prelude::*;
 use rand::Rng;
 
 use super::super::layout::{CodeKind, Job};
+use super::super::tiles::{Emulated, ROWS};
 use super::super::{base3, scalar};
-use super::emulated::{Emulated, unpack_base3};
-use super::tiles::{Config, ROWS, Tiles};
+use super::emulated::unpack_base3;
 use super::{product, unpack};
-
-const B: [usize; 2] = [16, 64];
-
-#[test]
-fn tiles_multiply_matrices() {
-    let mut rng = generator(1, Stream::Bench);
-    for [m, n, k] in [[16, 16, 16], [1, 1, 1], [3, 16, 2], [16, 5, 16], [7, 4, 9]] {
-        let mut tiles = Emulated::new();
-        tiles.configure(&Config::new([[m, 4 * n], [m, 4 * k], [k, 4 * n], [0; 2], [0; 2], [0; 2], [0; 2], [0; 2]]));
-        let mut a: Vec<i8> = (0..m * 4 * k).map(|_| rng.random()).collect();
-        let mut b: Vec<u8> = (0..k * 4 * n).map(|_| rng.random()).collect();
-        (a[0], b[0]) = (-128, 255);
-        let start: Vec<i32> = (0..m * n).map(|_| rng.random_range(-1000..1000)).collect();
-        let mut sums = start.clone();
-        tiles.load::<0, _>(&sums, n);
-        tiles.load::<1, _>(&a, 4 * k);
-        tiles.load::<2, _>(&b, 4 * n);
-        tiles.add_products::<0, 1, 2>();
-        tiles.add_products::<0, 1, 2>();
-        tiles.store::<0>(&mut sums, n);
-        for (i, sum) in sums.into_iter().enumerate() {
-            // Column 4k + j of a meets byte j of word n in row k of b.
-            let product =
-                |c: usize| i32::from(a[i / n * 4 * k + c]) * i32::from(b[c / 4 * 4 * n + 4 * (i % n) + c % 4]);
-            assert_eq!(sum, start[i] + 2 * (0..4 * k).map(product).sum::<i32>(), "{m} x {n} x {k}, sum {i}");
-        }
-    }
-}
-
-#[test]
-fn rows_lie_a_stride_apart_and_the_rest_of_memory_is_left_alone() {
-    let mut tiles = Emulated::new();
-    tiles.configure(&Config::new([[3, 8], [0; 2], [0; 2], [0; 2], [0; 2], [0; 2], [0; 2], [0; 2]]));
-    let numbers: Vec<i32> = (0..12).collect();
-    tiles.load::<0, _>(&numbers, 5);
-    let mut out = [-1; 10];
-    tiles.store::<0>(&mut out, 4);
-    assert_eq!(out, [0, 1, -1, -1, 5, 6, -1, -1, 10, 11]);
-    tiles.zero::<0>();
-    tiles.store::<0>(&mut out, 3);
-    assert_eq!(out, [0, 0, -1, 0, 0, 6, 0, 0, 10, 11]);
-}
-
-#[test]
-fn sums_wrap_as_the_instruction_does() {
-    let mut tiles = Emulated::new();
-    tiles.configure(&Config::new([[1, 4], [1, 4], [1, 4], [0; 2], [0; 2], [0; 2], [0; 2], [0; 2]]));
-    let mut sum = [i32::MAX];
-    tiles.load::<0, _>(&sum, 1);
-    tiles.load::<1, _>(&[1i8, 0, 0, 0], 4);
-    tiles.load::<2, _>(&[1u8, 0, 0, 0], 4);
-    tiles.add_products::<0, 1, 2>();
-    tiles.store::<0>(&mut sum, 1);
-    assert_eq!(sum, [i32::MIN]);
-}
-
-#[test]
-fn what_the_cpu_refuses_is_refused() {
-    let fault = |expected: &str, run: &dyn Fn(&mut Emulated)| {
-        let mut tiles = Emulated::new();
-        let panic = catch_unwind(AssertUnwindSafe(|| run(&mut tiles))).expect_err(expected);
-        let text = panic.downcast_ref::<String>().cloned().or(panic.downcast_ref::<&str>().map(ToString::to_string));
-        assert!(text.as_ref().is_some_and(|text| text.contains(expected)), "{text:?}, expected: {expected}");
-    };
-    let shaped = |shapes: [[usize; 2]; 3]| {
-        let [sums, a, b] = shapes;
-        move |tiles: &mut Emulated| {
-            tiles.configure(&Config::new([sums, a, b, [0; 2], [0; 2], [0; 2], [0; 2], [0; 2]]));
-            tiles.add_products::<0, 1, 2>();
-        }
-    };
-    shaped([[2, 8], [2, 16], [4, 8]])(&mut Emulated::new());
-    fault("#UD: rows of sums and a", &shaped([[3, 8], [2, 16], [4, 8]]));
-    fault("#UD: columns of sums and b", &shaped([[2, 12], [2, 16], [4, 8]]));
-    fault("#UD: columns of a and rows of b", &shaped([[2, 8], [2, 12], [4, 8]]));
-    fault("#UD: tile 2 has no shape", &shaped([[2, 8], [2, 12], [0, 0]]));
-    fault("#UD: tiles are not configured", &|tiles| tiles.zero::<0>());
-    fault("#UD: a tile is named twice", &|tiles| {
-        tiles.configure(&Config::new([B; 8]));
-        tiles.add_products::<1, 1, 2>();
-    });
-    // What memory does not hold is refused before the instruction.
-    for (len, stride, fits) in [(15 * 18 + 16, 18, true), (15 * 18 + 15, 18, false), (256, 16, true), (255, 16, false)]
-    {
-        let run = |access: &dyn Fn(&mut Emulated)| {
-            let mut tiles = Emulated::new();
-            tiles.configure(&Config::new([B; 8]));
-            catch_unwind(AssertUnwindSafe(|| access(&mut tiles))).is_ok()
-        };
-        assert_eq!(run(&|tiles| tiles.load::<7, _>(&vec![0i32; len], stride)), fits, "{len}, {stride} apart");
-        assert_eq!(run(&|tiles| tiles.load::<7, _>(&vec![0i8; 4 * len], 4 * stride)), fits, "{len}, {stride} apart");
-        assert_eq!(run(&|tiles| tiles.store::<7>(&mut vec![0; len], stride)), fits, "{len}, {stride} apart");
-    }
-    // Byte, value.
-    for (at, value) in
-        [(0, 0), (0, 2), (2, 1), (15, 1), (16, 65), (17, 1), (48, 17), (48, 0), (16, 0), (32, 4), (56, 1)]
-    {
-        let mut config = [0; 64];
-        (config[0], config[16], config[48]) = (1, 64, 16);
-        Emulated::new().load_config(&config);
-        config[at] = value;
-        fault("#GP", &|tiles| tiles.load_config(&config));
-    }
-}
 
 /// `product::sums` on emulated tiles against scalar code.
 fn check(kind: CodeKind, sizes: [usize; 3], bytes: Option<u8>, x: Option<i8>) {

@@ -6,8 +6,8 @@ use std::sync::LazyLock;
 use super::super::avx512vnni::load;
 use super::super::base3::{FIFTHS, FOURS, SLOTS};
 use super::super::layout::{CodeKind, Job};
+use super::super::tiles::{Hardware, Products, is_permitted};
 use super::super::{CodeFn, Kernel, avx512vbmi, scalar};
-use super::hardware::{Hardware, is_permitted};
 use super::{FEWEST_TOKENS, panel, product, unpack};
 
 /// Sapphire Rapids and later, on a system that lets programs use tiles.
@@ -27,7 +27,8 @@ pub static KERNEL: Kernel = Kernel {
 const FEW: Kernel = avx512vbmi::ROW;
 
 fn supported() -> bool {
-    static SUPPORTED: LazyLock<bool> = LazyLock::new(|| (FEW.supported)() && is_permitted() && agrees_with_scalar());
+    static SUPPORTED: LazyLock<bool> =
+        LazyLock::new(|| (FEW.supported)() && is_permitted(Products::Int8) && agrees_with_scalar());
     *SUPPORTED
 }
 

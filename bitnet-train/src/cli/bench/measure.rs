@@ -40,6 +40,8 @@ pub struct Measured {
     pub optimizer_ms: f64,
     /// Multiplications and additions of a step's matrix products, in units of 10^9 (a block computed twice counts once).
     pub gflop_per_step: f64,
+    /// The tiles of the peaks, f32 and bf16.
+    pub tiles: [&'static str; 2],
     /// What all threads together reach with multiply-adds on registers, in 10^9 operations a second.
     pub peak_f32_gflops: f64,
     pub peak_bf16_gflops: f64,
@@ -171,7 +173,8 @@ fn report(run: &Run, config: &ModelConfig, times: Vec<Step>, loss: f64) -> Measu
     // Before the peaks are measured.
     let peak_memory = bitnet_train::run::peak_memory().map(|bytes| bytes as f64 / 1e6);
     let operations = run.operations_per_step(config);
-    let [f32_peak, bf16_peak] = [peak(best(F32)), peak(best(BF16))];
+    let tiles = [F32, BF16].map(best);
+    let [f32_peak, bf16_peak] = tiles.map(peak);
     let tokens = run.tokens_per_step();
     Measured {
         name: run.config.run.name.clone(),
@@ -200,6 +203,7 @@ fn report(run: &Run, config: &ModelConfig, times: Vec<Step>, loss: f64) -> Measu
         backward_ms: backward * 1e3,
         optimizer_ms: of(&|t| t.optimizer) * 1e3,
         gflop_per_step: operations / 1e9,
+        tiles: tiles.map(|kernel| kernel.name),
         peak_f32_gflops: f32_peak / 1e9,
         peak_bf16_gflops: bf16_peak / 1e9,
         utilisation_f32: operations / step / f32_peak,

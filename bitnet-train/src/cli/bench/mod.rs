@@ -96,12 +96,14 @@ fn table(m: &Measured) -> String {
             m.data_ms, m.forward_ms, m.backward_ms, m.optimizer_ms
         ),
         format!(
-            "{:.1} GFLOP a step: {:.0} % of the f32 peak ({:.0} GFLOP/s), {:.0} % of the bf16 peak ({:.0})",
+            "{:.1} GFLOP a step: {:.0} % of the f32 peak ({:.0} GFLOP/s, {}), {:.0} % of the bf16 peak ({:.0}, {})",
             m.gflop_per_step,
             m.utilisation_f32 * 100.0,
             m.peak_f32_gflops,
+            m.tiles[0],
             m.utilisation_bf16 * 100.0,
-            m.peak_bf16_gflops
+            m.peak_bf16_gflops,
+            m.tiles[1]
         ),
         format!(
             "peak memory {}{}, loss {:.4}",

@@ -5,7 +5,7 @@ use std::arch::x86_64::{
 };
 use std::hint::black_box;
 
-use super::tiles::{Left, SUMS, TileKernel};
+use super::tiles::{Layout, Left, SUMS, TileKernel, Unit};
 
 pub(super) static KERNEL: TileKernel = TileKernel {
     name: "avx2",
@@ -13,7 +13,8 @@ pub(super) static KERNEL: TileKernel = TileKernel {
     depth: 1,
     rows: ROWS,
     cols: 16,
-    tile,
+    left: Layout::Strided,
+    unit: || Unit::Vectors(tile),
     registers,
     products_per_round: SUMS * 8,
 };

@@ -10,7 +10,7 @@ use std::arch::x86_64::{
 use std::hint::black_box;
 use std::mem::transmute;
 
-use super::tiles::{Left, SUMS, TileKernel};
+use super::tiles::{Layout, Left, SUMS, TileKernel, Unit};
 
 pub(super) static KERNEL: TileKernel = TileKernel {
     name: "avx512bf16",
@@ -18,7 +18,8 @@ pub(super) static KERNEL: TileKernel = TileKernel {
     depth: 2,
     rows: ROWS,
     cols: 32,
-    tile,
+    left: Layout::Strided,
+    unit: || Unit::Vectors(tile),
     registers,
     products_per_round: SUMS * 32,
 };

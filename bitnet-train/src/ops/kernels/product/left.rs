@@ -2,13 +2,14 @@
 //!
 //! A row-major f32 operand without factors is read where it lies. Otherwise the block is written to scratch memory once and
 //! read from there for every panel of the right operand: rows that are contiguous along the inner dimension stay rows
-//! (rounded, or with factors), a transpose becomes tiles.
+//! (rounded, or with factors), a transpose becomes tiles, or rows for kernels that want them.
 
 use std::ops::Range;
 
 use super::Matrix;
 use super::pack::{self, Panel};
-use super::tiles::{Left, TileKernel};
+use super::tiles::{Layout, Left, TileKernel};
+use super::transpose;
 use crate::ops::kernels::aligned::Aligned;
 
 /// A block of rows, for a block of the inner dimension.
@@ -38,6 +39,24 @@ impl<'a> Prepared<'a> {
         let at =
             |row: usize| m.data.get((rows.start + row) * m.row_stride + ks.start * m.col_stride..).unwrap_or_default();
         let contiguous = m.row_stride != 1 || m.cols == 1;
+        if kernel.left == Layout::Rows {
+            assert_eq!(depth, 2, "rows of pairs");
+            // Rows at cache lines, an odd number of them apart, or they would share few places in the cache.
+            let stride = (words.div_ceil(LINE) | 1) * LINE;
+            let tiles = rows.len().div_ceil(height);
+            let out = scratch.words(tiles * height * stride);
+            let (used, beyond) = out.split_at_mut(rows.len() * stride);
+            beyond.fill(0);
+            if contiguous {
+                for (row, out) in used.chunks_exact_mut(stride).enumerate() {
+                    pack::rows(at(row), m.row_stride, ks.len(), factors, depth, &mut out[..words]);
+                }
+            } else {
+                transpose::rows_of_pairs(at(0), m.col_stride, rows.len(), ks.len(), factors, out, stride);
+            }
+            let whole = Left { words: out, row_stride: stride, word_stride: 1 };
+            return Self { whole, tile_stride: height * stride, last: None, tiles };
+        }
         // One line more between two tiles, or tiles of a power of two would share their place in the cache.
         let tile_stride = words * height + if contiguous { 0 } else { LINE };
         // Rows a multiple of 4 KiB apart have one place in the first-level cache between them.

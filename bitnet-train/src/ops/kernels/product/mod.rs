@@ -21,7 +21,10 @@ mod peak;
 #[cfg(test)]
 mod tests;
 mod tiles;
+mod transpose;
 
+#[cfg(any(target_arch = "x86_64", test))]
+mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -227,10 +230,11 @@ pub fn multiply(out: &mut [f32], out_stride: usize, a: Matrix, b: Right, output:
         Threads::All if m * n * a.cols >= PARALLEL_PRODUCTS => rayon::current_num_threads(),
         _ => 1,
     };
-    // Some tasks a thread, so that a thread that is held up costs little; halves of blocks before parts of rows, because
-    // each part packs its rows for itself.
-    let wanted = workers * TASKS_PER_THREAD;
-    let rows = if workers > 1 && m.div_ceil(ROWS) < wanted { ROWS / 2 } else { ROWS };
+    // Whole blocks of rows, as many for each thread. Or else some tasks a thread, so that one that is held up costs little;
+    // halves of blocks before parts of rows, because each part packs its rows for itself.
+    let blocks = m.div_ceil(ROWS);
+    let wanted = if blocks.is_multiple_of(workers) { blocks } else { workers * TASKS_PER_THREAD };
+    let rows = if workers > 1 && blocks < wanted { ROWS / 2 } else { ROWS };
     let rows = (rows / kernel.rows * kernel.rows).min(m.next_multiple_of(kernel.rows));
     let row_blocks = m.div_ceil(rows);
     let out = Target { start: out.as_mut_ptr(), stride: out_stride };
@@ -282,8 +286,10 @@ fn block(out: &Target, a: Matrix, b: Right, rows: Range<usize>, panels: Range<us
     // Words of a packed column, and those that this product uses.
     let (packed_words, all_words) = (b.packed.k.div_ceil(depth), b.k.div_ceil(depth));
     let packed = packed.read(b.packed.n.div_ceil(tile_cols) * packed_words * tile_cols);
-    let mut tile = [0f32; MOST_TILE];
-    let tile = &mut tile[..tile_rows * tile_cols];
+    let mut tile = Tile([0f32; MOST_TILE]);
+    let tile = &mut tile.0[..tile_rows * tile_cols];
+    // SAFETY: nothing below makes another, or gives this thread work of others that might.
+    let mut unit = unsafe { kernel.begin() };
     LEFT.with_borrow_mut(|scratch| {
         for first_word in (0..all_words.max(1)).step_by(WORDS) {
             let words = WORDS.min(all_words - first_word);
@@ -295,7 +301,7 @@ fn block(out: &Target, a: Matrix, b: Right, rows: Range<usize>, panels: Range<us
                 let right = &packed[(panel * packed_words + first_word) * tile_cols..][..words * tile_cols];
                 let (j, width) = (panel * tile_cols, tile_cols.min(b.n - panel * tile_cols));
                 for (i, left) in rows.clone().step_by(tile_rows).zip(left.tiles()) {
-                    kernel.run(left, right, tile);
+                    kernel.run(&mut unit, left, right, tile);
                     // SAFETY: these rows and columns lie inside the output (`multiply` has checked its size) and belong to
                     // this task alone.
                     unsafe { out.write(i..rows.end.min(i + tile_rows), j..j + width, tile, tile_cols, add) };
@@ -317,10 +323,14 @@ const ROWS: usize = 128;
 const WORDS: usize = 512;
 
 /// Tasks that a product is cut into for each thread, at least.
-const TASKS_PER_THREAD: usize = 1;
+const TASKS_PER_THREAD: usize = 3;
 
 /// Elements of the largest tile.
-const MOST_TILE: usize = 8 * 32;
+const MOST_TILE: usize = 32 * 32;
+
+/// At a cache line, as vectors are stored fastest.
+#[repr(align(64))]
+struct Tile([f32; MOST_TILE]);
 
 /// Products below which one thread is faster than waking others.
 const PARALLEL_PRODUCTS: usize = 1 << 20;

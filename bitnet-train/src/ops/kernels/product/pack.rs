@@ -28,7 +28,7 @@ pub(super) fn bf16(x: f32) -> u32 {
 
 /// Two numbers as the halves of a word, rounded to bf16.
 #[inline(always)]
-fn pair(low: f32, high: f32) -> u32 {
+pub(super) fn pair(low: f32, high: f32) -> u32 {
     bf16(low) | bf16(high) << 16
 }
 
@@ -40,7 +40,7 @@ fn exact_pair(low: f32, high: f32) -> u32 {
 
 /// What number `k` of the inner dimension is multiplied by: nothing, the same for all, or one of its own.
 #[inline(always)]
-fn factor(factors: &[f32], k: usize) -> f32 {
+pub(super) fn factor(factors: &[f32], k: usize) -> f32 {
     match factors {
         [] => 1.0,
         [one] => *one,

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn kernels() -> impl Iterator<Item = &'static TileKernel> {
-    F32.iter().chain(BF16).copied().filter(|kernel| (kernel.supported)())
+    F32.iter().chain(BF16).copied().chain([&amx::EMULATED]).filter(|kernel| (kernel.supported)())
 }
 
 /// Small integers, exact in both precisions, as are their products and sums.
@@ -81,19 +81,74 @@ proptest! {
     }
 }
 
+/// A product of numbers of no particular kind, and the sizes that it has.
+fn product(kernel: &'static TileKernel, [m, n, k]: [usize; 3]) -> Vec<f32> {
+    let (a, b) = (numbers(m * k, 3), numbers(k * n, 4));
+    let mut packed = Packed::default();
+    let mut out = vec![0f32; m * n];
+    let b = packed.floats(kernel, Matrix::new(&b, k, n), Threads::One);
+    multiply(&mut out, n, Matrix::new(&a, m, k), b, Output::Replace, Threads::One);
+    out
+}
+
 #[test]
 fn bf16_kernels_give_the_bits_of_the_readable_one() {
-    let (m, n, k) = (37, 53, 777);
+    let sizes = [37, 53, 777];
+    // The matrix unit has an order of its own.
+    let kernels = BF16.iter().filter(|kernel| (kernel.supported)() && kernel.left == tiles::Layout::Strided);
+    for kernel in kernels {
+        assert!(product(kernel, sizes) == product(BF16[0], sizes), "{}", kernel.name);
+    }
+}
+
+#[test]
+fn sums_of_the_matrix_unit_are_as_near_as_those_of_the_readable_kernel() {
+    let [m, n, k] = [37, 53, 777];
     let (a, b) = (numbers(m * k, 3), numbers(k * n, 4));
-    let product = |kernel: &'static TileKernel| {
-        let mut packed = Packed::default();
-        let mut out = vec![0f32; m * n];
-        let b = packed.floats(kernel, Matrix::new(&b, k, n), Threads::One);
-        multiply(&mut out, n, Matrix::new(&a, m, k), b, Output::Replace, Threads::One);
-        out
+    let rounded = |x: f32| f64::from(f32::from_bits(pack::bf16(x) << 16));
+    let errors = |kernel| -> Vec<f64> {
+        let error = |(i, out): (usize, &f32)| {
+            let terms = (0..k).map(|l| rounded(a[i / n * k + l]) * rounded(b[l * n + i % n]));
+            let (exact, size) = terms.fold((0.0, 0.0), |(sum, size), x| (sum + x, size + x.abs()));
+            (f64::from(*out) - exact).abs() / size
+        };
+        product(kernel, [m, n, k]).iter().enumerate().map(error).collect()
     };
-    for kernel in BF16.iter().filter(|kernel| (kernel.supported)()) {
-        assert!(product(kernel) == product(BF16[0]), "{}", kernel.name);
+    let (unit, readable) = (errors(&amx::EMULATED), errors(BF16[0]));
+    // Chains of 16, then one sum a step: the errors of fewer roundings in a row.
+    let mean = |errors: &[f64]| errors.iter().sum::<f64>() / errors.len() as f64;
+    assert!(unit.iter().all(|error| *error < 1e-6), "{unit:?}");
+    assert!(mean(&unit) < mean(&readable), "{} and {}", mean(&unit), mean(&readable));
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn the_tiles_of_the_cpu_give_the_bits_of_the_emulated_ones() {
+    if !(amx::KERNEL.supported)() {
+        return println!("skipped: no AMX with bf16 on this CPU, or none that the system lets programs use");
+    }
+    for sizes in [[37, 53, 777], [32, 32, 32], [1, 1, 1], [33, 1, 31], [130, 70, 96]] {
+        assert!(product(&amx::KERNEL, sizes) == product(&amx::EMULATED, sizes), "{sizes:?}");
+    }
+}
+
+#[test]
+fn rows_of_the_right_operand_beyond_those_in_use_are_not_read() {
+    let (m, n, all) = (35, 40, 90);
+    // 0 times infinity is no number. (Numbers of a word are one: sizes are even.)
+    for k in [2, 30, 32, 34, 64, 88] {
+        let (a, mut b) = (integers(m * k, 7), integers(all * n, 8));
+        b[k * n..].fill(f32::INFINITY);
+        let a_t = transposed(&a, m, k);
+        for kernel in kernels() {
+            let mut packed = Packed::default();
+            packed.floats(kernel, Matrix::new(&b, all, n), Threads::One);
+            for a in [Matrix::new(&a, m, k), Matrix::new(&a_t, k, m).t()] {
+                let mut out = vec![0f32; m * n];
+                multiply(&mut out, n, a, packed.first(k, n), Output::Replace, Threads::One);
+                assert!(out.iter().all(|x| x.is_finite()), "{}, {k}", kernel.name);
+            }
+        }
     }
 }
 

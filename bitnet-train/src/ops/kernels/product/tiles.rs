@@ -9,12 +9,16 @@
 //! ```
 //!
 //! `b` is packed in this order, so its loads are contiguous; of `a` single words are broadcast. Each element is summed in the order of the inner
-//! dimension by every row of the table, with fused multiply-adds where the CPU has them.
+//! dimension, with fused multiply-adds where the CPU has them.
+//!
+//! The tiles of AMX read whole rows of `a` and sum in an order of their own (see [`super::amx`]).
 //!
 //! Adding an instruction set: a file with a `TileKernel`, one line in [`F32`] or [`BF16`]. Tests walk both tables.
 
 use std::hint::black_box;
 
+#[cfg(any(target_arch = "x86_64", test))]
+use super::amx;
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512, avx512bf16};
 
@@ -30,15 +34,39 @@ pub struct TileKernel {
     pub rows: usize,
     /// Columns of a tile.
     pub cols: usize,
-    /// Overwrites `out`, `[rows, cols]`, with the product of `a` and `b`, `[words, cols]`.
-    ///
-    /// Undefined on a CPU without the instructions, if `a` ends before its last word, or if `out` is no whole tile.
-    pub(super) tile: unsafe fn(a: Left, b: &[u32], out: &mut [f32]),
-    /// [`SUMS`] sums in registers, `rounds` times multiplied and added to: what the arithmetic alone allows. Undefined on a
-    /// CPU without the instructions.
+    /// How the left operand has to lie.
+    pub(super) left: Layout,
+    /// What runs the loop, for this thread. Undefined on a CPU without the instructions, or where the thread has one already.
+    pub(super) unit: unsafe fn() -> Unit,
+    /// Sums in registers ([`SUMS`] where they are vectors), `rounds` times multiplied and added to: what the arithmetic alone
+    /// allows. Undefined where `unit` is.
     pub(super) registers: unsafe fn(rounds: usize) -> f32,
     /// Multiplications (each with an addition) of a round.
     pub(super) products_per_round: usize,
+}
+
+/// Runs the loop. What it had to set up ends when it is dropped: work of other kinds on the same thread comes after that.
+pub(super) enum Unit {
+    /// Vector registers, of which nothing lasts. Overwrites `out`, `[rows, cols]`, with the product of `a` and `b`, `[words, cols]`.
+    ///
+    /// Undefined on a CPU without the instructions, if `a` ends before its last word, or if `out` is no whole tile.
+    Vectors(unsafe fn(a: Left, b: &[u32], out: &mut [f32])),
+    /// The tiles of AMX.
+    #[cfg(target_arch = "x86_64")]
+    Amx(amx::Unit<bitnet_infer::kernels::tiles::Hardware>),
+    /// The same in plain Rust.
+    #[cfg(test)]
+    Emulated(Box<amx::Unit<bitnet_infer::kernels::tiles::Emulated>>),
+}
+
+/// How the words of a left operand may lie.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// At any strides.
+    Strided,
+    /// In rows (of words of two), which begin at cache lines.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "the only such kernel is emulated there"))]
+    Rows,
 }
 
 /// Independent sums of [`TileKernel::registers`]: more than the latency of an instruction times those that begin at once.
@@ -66,6 +94,8 @@ pub static BF16: &[&TileKernel] = &[
     &PORTABLE_BF16,
     #[cfg(target_arch = "x86_64")]
     &avx512bf16::KERNEL,
+    #[cfg(target_arch = "x86_64")]
+    &amx::KERNEL,
 ];
 
 /// The last kernel of `table` that this CPU can run.
@@ -74,20 +104,35 @@ pub fn best(table: &'static [&'static TileKernel]) -> &'static TileKernel {
 }
 
 impl TileKernel {
-    /// Runs the loop on this CPU.
+    /// What runs the loop on this CPU.
+    ///
+    /// # Safety
+    /// This thread has no other unit.
+    pub(super) unsafe fn begin(&self) -> Unit {
+        // SAFETY: kernels reach callers through `best` or through a check of `supported` alone (`Packed` refuses others); the
+        // rest is the caller's promise.
+        unsafe { (self.unit)() }
+    }
+
+    /// Runs the loop on a unit of this kernel.
     ///
     /// # Panics
     /// If `b` is no whole words, `a` ends before its last one or `out` is no whole tile.
-    pub(super) fn run(&self, a: Left, b: &[u32], out: &mut [f32]) {
+    pub(super) fn run(&self, unit: &mut Unit, a: Left, b: &[u32], out: &mut [f32]) {
         let words = b.len() / self.cols;
         if words == 0 {
             return out.fill(0.0);
         }
         let last = (self.rows - 1) * a.row_stride + (words - 1) * a.word_stride;
         assert!(b.len() == words * self.cols && out.len() == self.rows * self.cols && last < a.words.len());
-        // SAFETY: kernels reach callers through `best` or through a check of `supported` alone (`Packed` refuses others),
-        // and the sizes that the function relies on have just been checked.
-        unsafe { (self.tile)(a, b, out) }
+        match unit {
+            // SAFETY: `begin` gave the function for this CPU, and the sizes that it relies on have just been checked.
+            Unit::Vectors(tile) => unsafe { tile(a, b, out) },
+            #[cfg(target_arch = "x86_64")]
+            Unit::Amx(unit) => unit.multiply(a, b, out),
+            #[cfg(test)]
+            Unit::Emulated(unit) => unit.multiply(a, b, out),
+        }
     }
 }
 
@@ -97,7 +142,8 @@ pub(super) static PORTABLE: TileKernel = TileKernel {
     depth: 1,
     rows: 4,
     cols: 8,
-    tile: portable,
+    left: Layout::Strided,
+    unit: || Unit::Vectors(portable),
     registers: portable_registers,
     products_per_round: SUMS * 4,
 };
@@ -131,7 +177,8 @@ static PORTABLE_BF16: TileKernel = TileKernel {
     depth: 2,
     rows: 4,
     cols: 8,
-    tile: portable_bf16,
+    left: Layout::Strided,
+    unit: || Unit::Vectors(portable_bf16),
     registers: portable_registers,
     products_per_round: SUMS * 4,
 };

@@ -1,13 +1,27 @@
-//! The matrix unit of AMX: eight tile registers of up to 16 rows of 64 bytes, and the five things that kernels do with them.
+//! The matrix unit of AMX: eight tile registers of up to 16 rows of 64 bytes, and the six things that kernels do with them.
+//!
+//! Products are written once over [`Tiles`]: [`Hardware`] does it by the instructions, [`Emulated`] in plain Rust, which
+//! tests all but the instructions themselves on any machine. The products of models (`kernels/amx/`) and those of training, in
+//! bf16, are written so.
 //!
 //! Written from the definitions in Intel's Software Developer's Manual, volume 2: `LDTILECFG`, `TILEZERO`, `TILELOADD`,
-//! `TILESTORED`, `TDPBSUD`, `TILERELEASE`.
+//! `TILESTORED`, `TDPBSUD`, `TDPBF16PS`, `TILERELEASE`.
 
-use super::super::aligned::Element;
+mod emulated;
+#[cfg(target_arch = "x86_64")]
+mod hardware;
+#[cfg(test)]
+mod tests;
+
+use super::Element;
+
+pub use emulated::Emulated;
+#[cfg(target_arch = "x86_64")]
+pub use hardware::{Hardware, Products, is_permitted};
 
 /// The tiles of a thread. Every access to memory is checked against the shape of its tile; what else an instruction refuses
 /// (a tile without a shape, shapes that do not fit) ends the program.
-pub(super) trait Tiles {
+pub trait Tiles {
     /// Gives all tiles the shapes of `config` and zeroes them.
     fn configure(&mut self, config: &Config);
 
@@ -20,15 +34,22 @@ pub(super) trait Tiles {
     /// If `from` ends before the last row.
     fn load<const TILE: usize, E: Element>(&mut self, from: &[E], stride: usize);
 
-    /// Writes the rows of a tile; they begin `stride` sums apart.
+    /// Writes the rows of a tile; they begin `stride` elements apart.
     ///
     /// # Panics
     /// If `to` ends before the last row.
-    fn store<const TILE: usize>(&self, to: &mut [i32], stride: usize);
+    fn store<const TILE: usize, E: Element>(&self, to: &mut [E], stride: usize);
 
     /// `sums[m][n] += sum of a[m][4k + j] * b[k][4n + j]` over all `k` and `j` in 0..4, for signed bytes `a`, unsigned bytes `b`
     /// and i32 sums.
     fn add_products<const SUMS: usize, const A: usize, const B: usize>(&mut self);
+
+    /// `sums[m][n] += even + odd` in f32, where `even` is the sum of `a[m][2k] * b[k][2n]` over all `k`, and `odd` that of
+    /// `a[m][2k + 1] * b[k][2n + 1]`, for bf16 numbers `a` and `b`.
+    ///
+    /// `even` and `odd` start at 0 and grow by fused multiply-adds in the order of `k`; then they are added to each other, and the
+    /// result to `sums`. Each step rounds to nearest, ties to even, and takes and gives subnormal numbers as 0.
+    fn add_bf16_products<const SUMS: usize, const A: usize, const B: usize>(&mut self);
 }
 
 /// Rows, and bytes of a row, of each tile: in memory as `ldtilecfg` reads it (palette 1).
@@ -36,7 +57,7 @@ pub(super) trait Tiles {
 /// Invariant: at most [`ROWS`] rows of at most [`ROW_BYTES`] bytes, in whole fours; a tile without rows has rows of no bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(C, align(64))]
-pub(super) struct Config {
+pub struct Config {
     palette: u8,
     start_row: u8,
     reserved: [u8; 14],
@@ -46,7 +67,10 @@ pub(super) struct Config {
 
 impl Config {
     /// The shapes `[rows, bytes of a row]` of all tiles.
-    pub(super) const fn new(shapes: [[usize; 2]; TILES]) -> Self {
+    ///
+    /// # Panics
+    /// If they break the invariant.
+    pub const fn new(shapes: [[usize; 2]; TILES]) -> Self {
         let mut config = Self { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
         let mut tile = 0;
         while tile < TILES {
@@ -61,21 +85,23 @@ impl Config {
     }
 
     /// No tile has a shape.
-    pub(super) const fn none() -> Self {
+    pub const fn none() -> Self {
         Self::new([[0; 2]; TILES])
     }
 
-    pub(super) fn rows(&self, tile: usize) -> usize {
+    #[inline(always)]
+    fn rows(&self, tile: usize) -> usize {
         usize::from(self.rows[tile])
     }
 
-    pub(super) fn row_bytes(&self, tile: usize) -> usize {
+    #[inline(always)]
+    fn row_bytes(&self, tile: usize) -> usize {
         usize::from(self.row_bytes[tile])
     }
 
     /// Checks that `bytes` bytes hold all rows of a tile that begin `stride` bytes apart.
     #[inline(always)]
-    pub(super) fn check(&self, tile: usize, bytes: usize, stride: usize) {
+    fn check(&self, tile: usize, bytes: usize, stride: usize) {
         let rows = self.rows(tile);
         let end = rows.saturating_sub(1) * stride + self.row_bytes(tile);
         assert!(end <= bytes, "{rows} rows of a tile, {stride} bytes apart, in {bytes} bytes");
@@ -83,12 +109,12 @@ impl Config {
 }
 
 /// Tile registers.
-pub(super) const TILES: usize = 8;
+pub const TILES: usize = 8;
 
 /// Most rows of a tile.
-pub(super) const ROWS: usize = 16;
+pub const ROWS: usize = 16;
 
 /// Most bytes of a tile's row.
-pub(super) const ROW_BYTES: usize = 64;
+pub const ROW_BYTES: usize = 64;
 
 const _: () = assert!(size_of::<Config>() == 64);

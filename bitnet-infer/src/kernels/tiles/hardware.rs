@@ -9,19 +9,20 @@ use std::arch::asm;
 use std::arch::x86_64::{__cpuid_count, _xgetbv};
 use std::marker::PhantomData;
 
-use super::super::aligned::Element;
-use super::tiles::{Config, ROW_BYTES, ROWS, TILES, Tiles};
+use super::{Config, Element, ROW_BYTES, ROWS, TILES, Tiles};
 
 /// The tiles of the CPU, in the hands of the thread that made this.
-pub(super) struct Hardware {
+pub struct Hardware {
     config: Config,
     of_this_thread: PhantomData<*const ()>,
 }
 
 impl Hardware {
+    /// Tiles without shapes. Dropping the value gives them back to the CPU.
+    ///
     /// # Safety
-    /// [`is_permitted`] is true, and this thread has no other `Hardware`.
-    pub(super) unsafe fn new() -> Self {
+    /// [`is_permitted`] is true for the products that will be asked for, and this thread has no other `Hardware`.
+    pub unsafe fn new() -> Self {
         Self { config: Config::none(), of_this_thread: PhantomData }
     }
 }
@@ -67,8 +68,8 @@ impl Tiles for Hardware {
     }
 
     #[inline(always)]
-    fn store<const TILE: usize>(&self, to: &mut [i32], stride: usize) {
-        let stride = stride * size_of::<i32>();
+    fn store<const TILE: usize, E: Element>(&self, to: &mut [E], stride: usize) {
+        let stride = stride * size_of::<E>();
         self.config.check(TILE, size_of_val(to), stride);
         // SAFETY: writes the rows of the tile, which lie in `to`; any bytes are numbers.
         unsafe {
@@ -95,21 +96,48 @@ impl Tiles for Hardware {
             );
         }
     }
+
+    #[inline(always)]
+    fn add_bf16_products<const SUMS: usize, const A: usize, const B: usize>(&mut self) {
+        // SAFETY: changes a tile, which is this value's own; neither reads nor changes the state of float arithmetic.
+        unsafe {
+            asm!(
+                "tdpbf16ps tmm{sums}, tmm{a}, tmm{b}",
+                sums = const SUMS,
+                a = const A,
+                b = const B,
+                options(nomem, nostack, preserves_flags),
+            );
+        }
+    }
 }
 
-/// Whether the CPU has tiles of the size that [`Config`] knows with products of bytes, and the system lets this process use
+/// Products that a CPU with tiles may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Products {
+    /// [`Tiles::add_products`].
+    Int8,
+    /// [`Tiles::add_bf16_products`].
+    Bf16,
+}
+
+/// Whether the CPU has tiles of the size that [`Config`] knows with such products, and the system lets this process use
 /// them. Linux wants to be asked, once a process; asking again changes nothing.
-pub(super) fn is_permitted() -> bool {
-    has_tiles() && permission()
+pub fn is_permitted(products: Products) -> bool {
+    has_tiles(products) && permission()
 }
 
-fn has_tiles() -> bool {
+fn has_tiles(products: Products) -> bool {
     let bit = |word: u32, bit: u32| word >> bit & 1 == 1;
     if __cpuid_count(0, 0).eax < 0x1e || !bit(__cpuid_count(1, 0).ecx, OSXSAVE) {
         return false;
     }
     let features = __cpuid_count(7, 0).edx;
-    if !bit(features, AMX_TILE) || !bit(features, AMX_INT8) {
+    let of_products = match products {
+        Products::Int8 => AMX_INT8,
+        Products::Bf16 => AMX_BF16,
+    };
+    if !bit(features, AMX_TILE) || !bit(features, of_products) {
         return false;
     }
     // SAFETY: the system has switched the instruction on (OSXSAVE).
@@ -158,6 +186,9 @@ fn permission() -> bool {
 const OSXSAVE: u32 = 27;
 
 /// Of leaf 7, edx.
+const AMX_BF16: u32 = 22;
+
+/// Of leaf 7, edx.
 const AMX_TILE: u32 = 24;
 
 /// Of leaf 7, edx.
@@ -187,12 +218,17 @@ mod tests {
 
     #[inline(never)]
     fn store(tiles: &Hardware, to: &mut [i32], stride: usize) {
-        tiles.store::<2>(to, stride);
+        tiles.store::<2, _>(to, stride);
     }
 
     #[inline(never)]
     fn add_products(tiles: &mut Hardware) {
         tiles.add_products::<1, 4, 6>();
+    }
+
+    #[inline(never)]
+    fn add_bf16_products(tiles: &mut Hardware) {
+        tiles.add_bf16_products::<1, 4, 6>();
     }
 
     #[inline(never)]
@@ -225,6 +261,8 @@ mod tests {
         check(store as *const (), &memory(0x7a, 0x4b, 2));
         // F3.0F38 5E: signed by unsigned. The sums in reg, a in r/m, b (inverted) in vvvv.
         check(add_products as *const (), &register(!6 << 3 & 0x78 | 2, 0x5e, 0xc0 | 1 << 3 | 4));
+        // F3.0F38 5C.
+        check(add_bf16_products as *const (), &register(!6 << 3 & 0x78 | 2, 0x5c, 0xc0 | 1 << 3 | 4));
         check(release as *const (), &register(0x78, 0x49, 0xc0));
     }
 }
