@@ -64,7 +64,8 @@ impl View for &SavedTensor<'_> {
     }
     fn data(&self) -> Cow<'_, [u8]> {
         Cow::Owned(match self.numbers {
-            Numbers::F32(numbers) => numbers.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            // The size is known, which `flat_map` would not say: no room that grows and is left behind.
+            Numbers::F32(numbers) => numbers.iter().map(|x| x.to_le_bytes()).collect::<Vec<_>>().into_flattened(),
             Numbers::I8(numbers) => numbers.iter().map(|&x| x as u8).collect(),
         })
     }
