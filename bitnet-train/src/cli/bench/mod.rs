@@ -78,7 +78,7 @@ impl BenchArgs {
 fn table(m: &Measured) -> String {
     let mut lines = vec![
         format!(
-            "{}: {:.2} M parameters, {} weights, {} ops, {} backward, {} threads of {}",
+            "{}: {:.2} M parameters, {} weights, {} ops, products in {}, {} threads of {}",
             m.name,
             m.parameters as f64 / 1e6,
             m.weights,
