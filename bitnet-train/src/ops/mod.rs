@@ -22,7 +22,7 @@ use candle_core::{Result, Tensor};
 pub(crate) use fused::resident;
 pub use fused::{Backward, FusedOps, FusedSettings, MOST_INT8_LAYERS, OPS, Op, Precision, Spent};
 pub use reference::ReferenceOps;
-pub use values::{Values, values};
+pub use values::{Values, values, values_mut};
 
 use crate::nn::estimator::Estimator;
 use crate::nn::parameters::Parameters;

@@ -156,7 +156,7 @@ pub fn save(
         .zip(&shapes)
         .map(|((name, values), shape)| ((*name).to_owned(), SavedTensor::f32(shape, values)));
     let moments = contents.optimizer.moments().zip(&shapes).flat_map(|((name, m), shape)| {
-        [("first", &m.first), ("second", &m.second)]
+        [("first", m.first), ("second", m.second)]
             .map(|(kind, values)| (format!("{kind}.{name}"), SavedTensor::f32(shape, values)))
     });
     let codes = contents.codes.iter().map(|(name, codes)| (name.clone(), SavedTensor::i8(codes)));
