@@ -7,6 +7,7 @@
 
 mod attention;
 mod block;
+mod embedding;
 mod graph;
 mod head;
 mod int8;

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use super::attention::sized;
 use super::block::{Block, BlockBuffers, BlockStacks, PRODUCTS_PER_BLOCK, Saved};
+use super::embedding::{self, Scatter};
 use super::head::{HeadBuffers, HeadGradients, cross_entropy};
 use super::int8::Noise;
 use super::profile::{Op, Profile};
@@ -33,6 +34,7 @@ pub(super) struct Pass {
     final_norm: Vec<f32>,
     d_stream: Vec<f32>,
     d_norm: Vec<f32>,
+    scatter: Scatter,
     /// The model that blocks were made for.
     of: Option<(ModelConfig, &'static str)>,
     /// The parameters whose codes the blocks hold.
@@ -57,6 +59,7 @@ impl Pass {
             final_norm: Vec::new(),
             d_stream: Vec::new(),
             d_norm: Vec::new(),
+            scatter: Scatter::default(),
             of: None,
             quantized: None,
             profile: Profile::default(),
@@ -128,10 +131,8 @@ impl Pass {
             profile,
         };
 
-        let embedding = parameter(EMBEDDING);
         profile.time(Op::Embedding, 0, || {
-            let rows = sized(&mut stream[0], t * h).chunks_mut(h).zip(batch.inputs);
-            rows.for_each(|(row, &token)| row.copy_from_slice(&embedding[token as usize * h..][..h]));
+            embedding::gather(parameter(EMBEDDING), h, batch.inputs, sized(&mut stream[0], t * h));
         });
         for layer in 0..layers {
             let (x, out) = pair(stream, layer, t * h);
@@ -172,12 +173,7 @@ impl Pass {
         }
         profile.time(Op::EmbeddingGradient, 0, || {
             let (out, output) = gradients.slot(EMBEDDING);
-            if output == Output::Replace && !tied {
-                out.fill(0.0);
-            }
-            for (d, &token) in d.chunks(h).zip(batch.inputs) {
-                out[token as usize * h..][..h].iter_mut().zip(d).for_each(|(sum, d)| *sum += d);
-            }
+            self.scatter.add(d, h, batch.inputs, out, output);
         });
         gradients.finish();
         Ok(f64::from(loss))
