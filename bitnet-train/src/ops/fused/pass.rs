@@ -17,7 +17,7 @@ use super::{Backward, FusedSettings};
 use crate::nn::parameters::Parameters;
 use crate::nn::transformer::{Sequences, Transformer};
 use crate::ops::kernels::product::{Output, TileKernel};
-use crate::ops::{Values, values};
+use crate::ops::{Codes, Values, values};
 use crate::optim::Gradients;
 
 /// The memory of passes.
@@ -64,6 +64,13 @@ impl Pass {
             quantized: None,
             profile: Profile::default(),
         }
+    }
+
+    /// The codes that the blocks hold, if they are those of `parameters`.
+    pub(super) fn codes(&self, parameters: &Parameters) -> Option<Codes> {
+        let copy = |(name, codes): (&str, &[i8])| (name.to_owned(), codes.to_vec());
+        let held = self.quantized == Some(parameters.id());
+        held.then(|| self.stacks.iter().flat_map(BlockStacks::codes).map(copy).collect())
     }
 
     /// The loss of a batch; with `gradients`, adds those of every parameter.
