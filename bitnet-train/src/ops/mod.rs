@@ -7,6 +7,7 @@
 //!
 //! Shape letters: `b` batch, `t` sequence, `h` hidden, `k` input features, `n` output features, `v` vocabulary.
 
+mod codes;
 mod fused;
 pub mod kernels;
 mod reference;
@@ -19,10 +20,11 @@ use bitnet_model::config::{HiddenAct, Quantization};
 use bitnet_model::reference::rope_angle;
 use candle_core::{Result, Tensor};
 
+pub use codes::{Codes, codes, quantized};
 pub(crate) use fused::resident;
 pub use fused::{Backward, FusedOps, FusedSettings, MOST_INT8_LAYERS, OPS, Op, Precision, Spent};
 pub use reference::ReferenceOps;
-pub use values::{Values, values};
+pub use values::{Values, values, values_mut};
 
 use crate::nn::estimator::Estimator;
 use crate::nn::parameters::Parameters;
@@ -115,6 +117,15 @@ pub trait Ops: Send + Sync {
         let loss = model.graph(batch)?;
         gradients.accumulate(&loss, parameters)?;
         Ok(f64::from(loss.to_scalar::<f32>()?))
+    }
+
+    /// The codes that the last pass over `parameters` multiplied by, while no step has changed them since; by default they
+    /// are computed again.
+    ///
+    /// # Errors
+    /// If a parameter is missing.
+    fn codes(&self, model: &Transformer, parameters: &Parameters) -> anyhow::Result<Codes> {
+        codes(&model.config, parameters)
     }
 
     /// Bytes that passes over `tokens` tokens keep and work in, if that is known.

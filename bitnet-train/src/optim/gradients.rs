@@ -1,47 +1,37 @@
 //! The gradients of one step, by parameter name.
 
-use std::collections::BTreeMap;
-
 use anyhow::{Result, bail};
 use candle_core::Tensor;
 use rayon::prelude::*;
 
+use super::places::Places;
 use crate::nn::parameters::Parameters;
 use crate::ops::kernels::elementwise::square_sum;
 use crate::ops::kernels::product::Output;
 use crate::ops::values;
 
-/// Gradients in name order, summed over micro-batches. The memory is used again from step to step.
-#[derive(Default)]
+/// Gradients of all parameters in one buffer, summed over micro-batches. The memory is used again from step to step.
 pub struct Gradients {
-    by_name: BTreeMap<String, Gradient>,
+    places: Places,
+    values: Vec<f32>,
+    /// Micro-batches in the gradient of each parameter.
+    summed: Vec<u32>,
     /// Micro-batches that are complete.
     micro_batches: u32,
 }
 
-struct Gradient {
-    values: Vec<f32>,
-    /// Micro-batches in it.
-    micro_batches: u32,
-}
-
 impl Gradients {
-    /// No gradients yet.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// Room for the gradients of `parameters`, none of them there yet.
     pub fn of_parameters(parameters: &Parameters) -> Self {
-        let room = |var: &candle_core::Var| Gradient { values: vec![0.0; var.elem_count()], micro_batches: 0 };
-        let by_name = parameters.iter().map(|(name, var)| (name.to_owned(), room(var))).collect();
-        Self { by_name, micro_batches: 0 }
+        let places = Places::of_parameters(parameters);
+        let (values, summed) = (vec![0.0; places.total()], vec![0; places.count()]);
+        Self { places, values, summed, micro_batches: 0 }
     }
 
     /// Forgets all gradients and keeps the memory.
     pub fn clear(&mut self) {
         self.micro_batches = 0;
-        self.by_name.values_mut().for_each(|g| g.micro_batches = 0);
+        self.summed.fill(0);
     }
 
     /// Differentiates `loss` (a scalar) and adds the gradient of every parameter.
@@ -57,7 +47,6 @@ impl Gradients {
             };
             let gradient = gradient.detach().contiguous()?;
             let fresh = values(&gradient)?;
-            self.reserve(name, fresh.len());
             let (sum, output) = self.slot(name);
             match output {
                 Output::Replace => sum.copy_from_slice(&fresh),
@@ -66,12 +55,6 @@ impl Gradients {
         }
         self.finish();
         Ok(())
-    }
-
-    fn reserve(&mut self, name: &str, len: usize) {
-        if !self.by_name.contains_key(name) {
-            self.by_name.insert(name.to_owned(), Gradient { values: vec![0.0; len], micro_batches: 0 });
-        }
     }
 
     /// Where the gradient of a parameter in the present micro-batch goes, and whether it is added to those before. A second
@@ -88,15 +71,22 @@ impl Gradients {
     /// # Panics
     /// As [`Gradients::slot`], and if a name comes twice.
     pub fn slots<S: AsRef<str>>(&mut self, names: &[S]) -> Vec<(&mut [f32], Output)> {
+        let index = |name: &S| self.places.index(name.as_ref()).expect("room for every parameter");
+        let mut asked: Vec<(usize, usize)> = names.iter().map(index).zip(0..).collect();
+        asked.sort_unstable();
         let present = self.micro_batches + 1;
-        let mut found: Vec<Option<(&mut [f32], Output)>> = names.iter().map(|_| None).collect();
-        for (name, gradient) in &mut self.by_name {
-            let Some(at) = names.iter().position(|n| n.as_ref() == name) else { continue };
-            let output = if gradient.micro_batches == 0 { Output::Replace } else { Output::Add };
-            gradient.micro_batches = present;
-            found[at] = Some((&mut gradient.values, output));
-        }
-        found.into_iter().map(|slot| slot.expect("room for every parameter, and each asked for once")).collect()
+        let pieces = self.places.split_mut(&mut self.values, asked.iter().map(|&(index, _)| index));
+        let mut slots: Vec<_> = asked
+            .into_iter()
+            .zip(pieces)
+            .map(|((index, at), piece)| {
+                let output = if self.summed[index] == 0 { Output::Replace } else { Output::Add };
+                self.summed[index] = present;
+                (at, (piece, output))
+            })
+            .collect();
+        slots.sort_unstable_by_key(|&(at, _)| at);
+        slots.into_iter().map(|(_, slot)| slot).collect()
     }
 
     /// Micro-batches that are complete since the last [`Gradients::clear`].
@@ -111,21 +101,33 @@ impl Gradients {
 
     /// Every gradient, in name order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[f32])> {
-        self.by_name.iter().filter(|(_, g)| g.micro_batches > 0).map(|(name, g)| (name.as_str(), g.values.as_slice()))
+        let there = (0..self.places.count()).filter(|&index| self.summed[index] > 0);
+        there.map(|index| (self.places.name(index), &self.values[self.places.range(index)]))
     }
 
-    /// The gradient of a parameter, if it is there for all micro-batches.
-    pub fn of(&self, name: &str) -> Option<&[f32]> {
-        let gradient = self.by_name.get(name).filter(|g| g.micro_batches > 0 && g.micro_batches == self.micro_batches);
-        gradient.map(|g| g.values.as_slice())
+    /// The gradients of all of `places`, one after the other, if each is there for all micro-batches.
+    ///
+    /// # Errors
+    /// That names the first one that is missing.
+    pub(super) fn all(&self, places: &Places) -> Result<&[f32]> {
+        for index in 0..places.count() {
+            let name = places.name(index);
+            let summed = self.places.index(name).map(|index| self.summed[index]);
+            if summed.is_none_or(|summed| summed == 0 || summed != self.micro_batches) {
+                bail!("no gradient of `{name}`");
+            }
+        }
+        if self.places != *places {
+            bail!("the gradients are those of other parameters");
+        }
+        Ok(&self.values)
     }
+}
 
-    /// Euclidean norm of all gradients together, in one fixed order.
-    pub fn norm(&self) -> f64 {
-        let chunks: Vec<&[f32]> = self.iter().flat_map(|(_, g)| g.chunks(CHUNK)).collect();
-        let parts: Vec<f64> = chunks.into_par_iter().with_min_len(4).map(square_sum).collect();
-        parts.iter().sum::<f64>().sqrt()
-    }
+/// Euclidean norm, in one fixed order.
+pub(super) fn norm(values: &[f32]) -> f64 {
+    let parts: Vec<f64> = values.par_chunks(CHUNK).with_min_len(4).map(square_sum).collect();
+    parts.iter().sum::<f64>().sqrt()
 }
 
 /// Numbers of a partial sum.

@@ -2,6 +2,7 @@
 
 mod adamw;
 mod gradients;
+mod places;
 mod schedule;
 
 pub use adamw::{AdamW, AdamWConfig, Moments};

@@ -11,10 +11,9 @@ use bitnet_model::files::checkpoint::{self, SavedTensor, TensorGroup, read_f32};
 use bitnet_model::files::tensors::{Dtype, TensorFile};
 use serde::{Deserialize, Serialize};
 
-use super::diagnostics::LastCodes;
 use super::folder::RunFolder;
 use crate::nn::parameters::Parameters;
-use crate::ops::{Values, values};
+use crate::ops::{Codes, Values, values};
 use crate::optim::{AdamW, AdamWConfig, Moments};
 
 const MODEL_FILE: &str = "model.safetensors";
@@ -57,7 +56,7 @@ pub struct Contents<'a> {
     /// Moments.
     pub optimizer: &'a AdamW,
     /// Codes of the last report.
-    pub codes: &'a LastCodes,
+    pub codes: &'a Codes,
 }
 
 /// The newest checkpoint of a run.
@@ -114,7 +113,7 @@ impl Latest {
     ///
     /// # Errors
     /// If the file is damaged.
-    pub fn codes(&self) -> Result<LastCodes> {
+    pub fn codes(&self) -> Result<Codes> {
         let (origin, bytes) = read_file(&self.path, CODES_FILE)?;
         let file = TensorFile::parse(&bytes, &origin)?;
         let read = |name: &str| -> Result<(String, Vec<i8>)> {
@@ -156,7 +155,7 @@ pub fn save(
         .zip(&shapes)
         .map(|((name, values), shape)| ((*name).to_owned(), SavedTensor::f32(shape, values)));
     let moments = contents.optimizer.moments().zip(&shapes).flat_map(|((name, m), shape)| {
-        [("first", &m.first), ("second", &m.second)]
+        [("first", m.first), ("second", m.second)]
             .map(|(kind, values)| (format!("{kind}.{name}"), SavedTensor::f32(shape, values)))
     });
     let codes = contents.codes.iter().map(|(name, codes)| (name.clone(), SavedTensor::i8(codes)));

@@ -139,7 +139,8 @@ impl Reporter {
             .flat_map(|r| {
                 let tag = |kind: &str, value| (format!("codes/{}/{kind}", r.name), value);
                 let shares = [tag("minus", r.minus), tag("zero", r.zero), tag("plus", r.plus)];
-                shares.into_iter().chain([tag("flipped", r.flipped), tag("scale", r.scale)])
+                let flips = [tag("flipped", r.flipped), tag("flipped_in_step", r.flipped_in_step)];
+                shares.into_iter().chain(flips).chain([tag("scale", r.scale)])
             })
             .collect();
         let tags: Vec<(&str, f64)> = tags.iter().map(|(tag, value)| (tag.as_str(), *value)).collect();

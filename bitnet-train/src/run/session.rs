@@ -9,7 +9,7 @@ use bitnet_model::tokenizer::Tokenizer;
 use serde_json::json;
 
 use super::checkpoint::{self, Best, Contents, Latest, State};
-use super::diagnostics::{self, LastCodes};
+use super::diagnostics;
 use super::evaluate::{self, Validation};
 use super::folder::RunFolder;
 use super::metrics::{Reporter, StepMetrics, TokenRate, ValidationMetrics};
@@ -20,6 +20,7 @@ use crate::data::{self, Batches, Prepared, Stopped};
 use crate::export::export;
 use crate::nn::parameters::Parameters;
 use crate::nn::transformer::{Sequences, Transformer};
+use crate::ops::{self, Codes};
 use crate::optim::{AdamW, Gradients, Schedule};
 
 /// How a session ended.
@@ -50,7 +51,7 @@ pub fn start(run: &Run, overwrite: bool, interrupt: &AtomicBool) -> Result<Outco
     folder.write("config.toml", &toml::to_string_pretty(&run.config).context("a config prints")?)?;
 
     let optimizer = AdamW::new(run.config.optimizer.clone(), &parameters);
-    let codes = diagnostics::codes(&config, &parameters)?;
+    let codes = ops::codes(&config, &parameters)?;
     let state =
         State { version: checkpoint::VERSION, step: 0, tokens: 0, best: None, data: prepared.train.fingerprint() };
     Session { run, config, prepared, folder, parameters, optimizer, codes, state }.train(interrupt)
@@ -131,7 +132,7 @@ struct Session<'a> {
     folder: RunFolder,
     parameters: Parameters,
     optimizer: AdamW,
-    codes: LastCodes,
+    codes: Codes,
     state: State,
 }
 
@@ -165,6 +166,9 @@ impl Session<'_> {
                 ensure!(loss.is_finite(), "{}", self.broken(&format!("the loss is {loss}")));
                 loss_sum += loss;
             }
+            let last = step + 1 == train.steps;
+            let reported = due(train.log_every) || last;
+            let used = if reported { self.run.ops.codes(&model, &self.parameters)? } else { Codes::new() };
             let (learning_rate, weight_decay) = (schedule.learning_rate(step), schedule.weight_decay(step));
             let stepped = self.optimizer.step(
                 &self.parameters,
@@ -181,8 +185,7 @@ impl Session<'_> {
             reporter.tick(self.state.step, loss);
 
             // Once in a while: report.
-            let last = self.state.step == train.steps;
-            if due(train.log_every) || last {
+            if reported {
                 let tokens_per_second = rate.take();
                 let step = self.state.step;
                 reporter.step(&StepMetrics {
@@ -193,7 +196,8 @@ impl Session<'_> {
                     gradient_norm,
                     tokens_per_second,
                 });
-                reporter.codes(step, &diagnostics::report(&self.config, &self.parameters, &mut self.codes)?);
+                let codes = diagnostics::report(&self.config, &self.parameters, &used, &mut self.codes)?;
+                reporter.codes(step, &codes);
             }
             // Once in a while: validate and speak.
             let mut improved = false;

@@ -269,7 +269,7 @@ fn a_parameter_without_gradient_is_an_error_that_names_it() {
     ] {
         let model = Transformer::new(&config, &parameters, 8, ste, Arc::new(Cutting { place })).expect("a network");
         let batch = Sequences { inputs: &[1, 2, 3, 4], targets: &[2, 3, 4, 5], count: 1, index: 0 };
-        let found = model.differentiate(&parameters, batch, &mut Gradients::new());
+        let found = model.differentiate(&parameters, batch, &mut Gradients::of_parameters(&parameters));
         let found = found.map(|_| ()).map_err(|e| e.to_string());
         let expected = match expected {
             Some(name) => {

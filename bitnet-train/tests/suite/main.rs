@@ -2,6 +2,7 @@
 
 mod agreement;
 mod bench;
+mod codes;
 mod commit;
 mod configs;
 mod definitions;

@@ -107,6 +107,12 @@ impl BlockStacks {
         }
     }
 
+    /// The codes of each projection, by name; nothing if weights are not quantized.
+    pub(super) fn codes(&self) -> impl Iterator<Item = (&str, &[i8])> {
+        let each = self.names.iter().zip(&self.stacks);
+        each.flat_map(|(names, stack)| names.iter().map(String::as_str).zip(stack.codes()))
+    }
+
     /// Quantizes the projections.
     ///
     /// # Errors

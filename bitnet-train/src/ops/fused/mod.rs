@@ -7,6 +7,7 @@
 
 mod attention;
 mod block;
+mod embedding;
 mod graph;
 mod head;
 mod int8;
@@ -29,7 +30,7 @@ pub(crate) use self::memory::resident;
 use self::pass::Pass;
 pub use self::profile::{OPS, Op, Spent};
 use super::kernels::product::{BF16, F32, TileKernel, best};
-use super::{AttentionSpec, BitLinearSpec, Ops};
+use super::{AttentionSpec, BitLinearSpec, Codes, Ops, codes};
 use crate::nn::parameters::Parameters;
 use crate::nn::transformer::{Sequences, Transformer};
 use crate::optim::Gradients;
@@ -145,6 +146,11 @@ impl Ops for FusedOps {
         gradients: &mut Gradients,
     ) -> anyhow::Result<f64> {
         self.pass.lock().unwrap_or_else(PoisonError::into_inner).run(model, parameters, batch, Some(gradients))
+    }
+
+    fn codes(&self, model: &Transformer, parameters: &Parameters) -> anyhow::Result<Codes> {
+        let kept = self.pass.lock().unwrap_or_else(PoisonError::into_inner).codes(parameters);
+        kept.map_or_else(|| codes(&model.config, parameters), Ok)
     }
 
     fn memory(&self, config: &ModelConfig, tokens: usize) -> Option<usize> {

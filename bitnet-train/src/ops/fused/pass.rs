@@ -8,15 +8,16 @@ use rayon::prelude::*;
 
 use super::attention::sized;
 use super::block::{Block, BlockBuffers, BlockStacks, PRODUCTS_PER_BLOCK, Saved};
+use super::embedding::{self, Scatter};
 use super::head::{HeadBuffers, HeadGradients, cross_entropy};
 use super::int8::Noise;
 use super::profile::{Op, Profile};
-use super::rows::{self, Input, Norm, ROWS};
+use super::rows::{self, Input, Norm};
 use super::{Backward, FusedSettings};
 use crate::nn::parameters::Parameters;
 use crate::nn::transformer::{Sequences, Transformer};
 use crate::ops::kernels::product::{Output, TileKernel};
-use crate::ops::{Values, values};
+use crate::ops::{Codes, Values, values};
 use crate::optim::Gradients;
 
 /// The memory of passes.
@@ -33,6 +34,7 @@ pub(super) struct Pass {
     final_norm: Vec<f32>,
     d_stream: Vec<f32>,
     d_norm: Vec<f32>,
+    scatter: Scatter,
     /// The model that blocks were made for.
     of: Option<(ModelConfig, &'static str)>,
     /// The parameters whose codes the blocks hold.
@@ -57,10 +59,18 @@ impl Pass {
             final_norm: Vec::new(),
             d_stream: Vec::new(),
             d_norm: Vec::new(),
+            scatter: Scatter::default(),
             of: None,
             quantized: None,
             profile: Profile::default(),
         }
+    }
+
+    /// The codes that the blocks hold, if they are those of `parameters`.
+    pub(super) fn codes(&self, parameters: &Parameters) -> Option<Codes> {
+        let copy = |(name, codes): (&str, &[i8])| (name.to_owned(), codes.to_vec());
+        let held = self.quantized == Some(parameters.id());
+        held.then(|| self.stacks.iter().flat_map(BlockStacks::codes).map(copy).collect())
     }
 
     /// The loss of a batch; with `gradients`, adds those of every parameter.
@@ -127,10 +137,8 @@ impl Pass {
             profile,
         };
 
-        let embedding = parameter(EMBEDDING);
         profile.time(Op::Embedding, 0, || {
-            let rows = sized(&mut stream[0], t * h).par_chunks_mut(h).zip(batch.inputs).with_min_len(ROWS);
-            rows.for_each(|(row, &token)| row.copy_from_slice(&embedding[token as usize * h..][..h]));
+            embedding::gather(parameter(EMBEDDING), h, batch.inputs, sized(&mut stream[0], t * h));
         });
         for layer in 0..layers {
             let (x, out) = pair(stream, layer, t * h);
@@ -171,59 +179,15 @@ impl Pass {
         }
         profile.time(Op::EmbeddingGradient, 0, || {
             let (out, output) = gradients.slot(EMBEDDING);
-            let replace = output == Output::Replace && !tied;
-            add_rows_of_tokens(out, d, batch.inputs, h, replace);
+            self.scatter.add(d, h, batch.inputs, out, output);
         });
         gradients.finish();
         Ok(f64::from(loss))
     }
 }
 
-/// Adds row `i` of `d` to row `tokens[i]` of `out`, which may be emptied first. Each task has some rows of `out` and finds their tokens in order, so sums
-/// do not depend on threads.
-fn add_rows_of_tokens(out: &mut [f32], d: &[f32], tokens: &[u32], h: usize, replace: bool) {
-    let vocabulary = out.len() / h;
-    let rows = vocabulary.div_ceil(2 * rayon::current_num_threads()).max(ROWS);
-    out.par_chunks_mut(rows * h).enumerate().for_each(|(task, out)| {
-        if replace {
-            out.fill(0.0);
-        }
-        let own = task * rows..(task + 1) * rows;
-        for (d, &token) in d.chunks(h).zip(tokens).filter(|(_, token)| own.contains(&(**token as usize))) {
-            let sums = out[(token as usize - own.start) * h..][..h].iter_mut();
-            sums.zip(d).for_each(|(sum, d)| *sum += d);
-        }
-    });
-}
-
 /// The stream before a block, and room for that after it.
 fn pair(stream: &mut [Vec<f32>], layer: usize, len: usize) -> (&[f32], &mut [f32]) {
     let (before, after) = stream.split_at_mut(layer + 1);
     (&before[layer][..len], sized(&mut after[0], len))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tokens_gather_their_rows_in_order() {
-        let (vocabulary, h) = (5 * ROWS + 3, 6);
-        // Some tokens come often, some never, one is the last.
-        let mut tokens: Vec<u32> = (0..700u32).map(|i| (i * i + 3) % vocabulary as u32).collect();
-        tokens.push(vocabulary as u32 - 1);
-        let number = |i: usize| ((i * 7919) % 1009) as f32 * 0.37 - 180.0;
-        let d: Vec<f32> = (0..tokens.len() * h).map(number).collect();
-        for (replace, threads) in [(false, 1), (false, 3), (true, 1), (true, 5)] {
-            let start: Vec<f32> = (0..vocabulary * h).map(|i| number(i + 5)).collect();
-            let mut expected = if replace { vec![0.0; start.len()] } else { start.clone() };
-            for (i, &token) in tokens.iter().enumerate() {
-                (0..h).for_each(|j| expected[token as usize * h + j] += d[i * h + j]);
-            }
-            let mut out = start;
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
-            pool.install(|| add_rows_of_tokens(&mut out, &d, &tokens, h, replace));
-            assert!(out == expected, "{replace}, {threads}");
-        }
-    }
 }

@@ -68,6 +68,12 @@ impl Stack {
         self.cols
     }
 
+    /// The codes of each part; nothing if weights are not quantized.
+    pub(super) fn codes(&self) -> impl Iterator<Item = &[i8]> {
+        let mut rest = &self.codes[..];
+        self.parts.iter().map_while(move |rows| rest.split_off(..rows * self.cols))
+    }
+
     /// Quantizes the latent weights of each part, `[rows, cols]` each.
     ///
     /// # Errors

@@ -166,7 +166,7 @@ fn portable_registers(rounds: usize) -> f32 {
     let [x, y] = black_box([0.999, 1e-3]);
     let mut sums = [[y; 4]; SUMS];
     for _ in 0..rounds {
-        sums.as_flattened_mut().iter_mut().for_each(|sum| *sum = *sum * x + y);
+        sums = sums.map(|sum| sum.map(|sum| sum * x + y));
     }
     sums.as_flattened().iter().sum()
 }
