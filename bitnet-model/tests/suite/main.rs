@@ -7,4 +7,5 @@ mod gguf_file;
 mod hostile_files;
 mod reference_model;
 mod round_trips;
+mod streams;
 mod writes;
