@@ -83,7 +83,7 @@ pub fn build(config: &TokenizerConfig, documents: &Documents<'_>) -> Result<Buil
             train_bpe(*vocab_size, *min_frequency, *train_bytes, documents)?
         }
         TokenizerConfig::File { path } => {
-            std::fs::read(path).with_context(|| format!("tokenizer: cannot read {}", path.display()))?
+            bitnet_model::files::text::read(path, LARGEST_TOKENIZER).context("tokenizer")?.into_bytes()
         }
         TokenizerConfig::Char {} => characters(documents)?,
     };
@@ -231,6 +231,9 @@ fn default_min_frequency() -> u64 {
 fn default_train_bytes() -> usize {
     32 << 20
 }
+
+/// As much as `bitnet_model`'s tokenizer reads.
+const LARGEST_TOKENIZER: u64 = 64 << 20;
 
 const SMALLEST_BPE: usize = 257;
 
