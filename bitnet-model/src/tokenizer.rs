@@ -1,9 +1,11 @@
 //! Text to token ids and back: the `tokenizers` crate behind one small type.
 
 mod decoding;
+mod numbering;
 mod stream;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 
 use crate::config::ModelConfig;
@@ -14,6 +16,8 @@ use decoding::Decoding;
 pub use stream::TextStream;
 
 /// A tokenizer loaded from a `tokenizer.json`.
+///
+/// Its ids are those that the file states, which may leave gaps.
 #[derive(Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
@@ -27,6 +31,12 @@ pub struct Tokenizer {
 struct AddedToken {
     text: String,
     special: bool,
+}
+
+impl fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tokenizer").field("origin", &self.origin).finish_non_exhaustive()
+    }
 }
 
 /// A token as a text shows it.
@@ -44,19 +54,20 @@ impl Tokenizer {
         Self::from_bytes(&files::read_ordinary(path, 64 << 20)?, &path.display().to_string())
     }
 
-    /// Parses the bytes of a `tokenizer.json`; `origin` names them in errors.
+    /// Parses the bytes of a `tokenizer.json`; `origin` names them in errors. Added tokens have the ids that it states.
     ///
     /// # Errors
     /// If they are no tokenizer.
     pub fn from_bytes(bytes: &[u8], origin: &str) -> Result<Self> {
         let fail = |e| Error::Tokenizer { origin: origin.into(), reason: format!("does not load: {e}") };
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(fail)?;
+        let refused = |reason| Error::Tokenizer { origin: origin.into(), reason };
+        let mut inner = numbering::load(files::text::content(bytes, origin)?).map_err(refused)?;
         // A file may ask for cut or filled-up texts, which would silently lose tokens here.
         inner.with_truncation(None).map_err(fail)?;
         inner.with_padding(None);
         let decoder = inner.get_decoder().map_or(Ok(serde_json::Value::Null), serde_json::to_value);
         let decoding = decoder.map_err(|e| e.to_string()).and_then(|decoder| Decoding::of(&decoder));
-        let decoding = decoding.map_err(|reason| Error::Tokenizer { origin: origin.into(), reason })?;
+        let decoding = decoding.map_err(refused)?;
         let added = inner.get_added_tokens_decoder().into_iter();
         let added = added.map(|(id, token)| (id, AddedToken { text: token.content, special: token.special })).collect();
         Ok(Self { inner, origin: origin.into(), decoding, added })
@@ -70,13 +81,17 @@ impl Tokenizer {
     /// Refuses a tokenizer whose ids do not fit the model's embedding.
     ///
     /// # Errors
-    /// Both numbers.
+    /// The last token, its id, and the rows of the embedding.
     pub fn check_fits(&self, config: &ModelConfig) -> Result<()> {
-        let (tokens, vocab) = (self.vocab_size(), config.vocab_size);
-        if tokens <= vocab {
+        let (ids, vocab) = (self.vocab_size(), config.vocab_size);
+        if ids <= vocab {
             return Ok(());
         }
-        let reason = format!("has {tokens} tokens, which do not fit the model's embedding of {vocab}");
+        let last = ids - 1;
+        let token = u32::try_from(last).ok().and_then(|id| self.text_of(id)).unwrap_or_default();
+        let token = token.escape_debug();
+        let reason =
+            format!("has the token `{token}` with id {last}, which is beyond the model's embedding of {vocab}");
         Err(Error::Tokenizer { origin: self.origin.clone(), reason })
     }
 
