@@ -153,8 +153,14 @@ impl Tokenizer {
     /// The token behind an id, if a text shows it.
     fn shown(&self, id: u32, skip_special: bool) -> Option<Shown> {
         let added = self.added.get(&id);
-        let is_hidden = skip_special && added.is_some_and(|token| token.special);
-        let text = self.text_of(id).filter(|_| !is_hidden)?;
+        if skip_special && added.is_some_and(|token| token.special) {
+            return None;
+        }
+        let text = match added {
+            Some(token) if self.decoding.is_byte_level() => token.text.clone(),
+            // Of an added token, what the normalizer makes of it: the steps of a decoder undo that.
+            _ => self.inner.id_to_token(id)?,
+        };
         Some(Shown { text, is_added: added.is_some() })
     }
 
@@ -175,7 +181,7 @@ impl Tokenizer {
 
     /// The spelling of a token.
     pub fn text_of(&self, id: u32) -> Option<String> {
-        self.inner.id_to_token(id)
+        self.added.get(&id).map(|token| token.text.clone()).or_else(|| self.inner.id_to_token(id))
     }
 
     /// The id of a token by its exact spelling.

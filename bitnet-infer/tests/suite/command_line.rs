@@ -55,6 +55,7 @@ fn wrong_input_is_one_line_and_exit_code_one() {
     };
     let (empty, binary, short) = (file("empty", b""), file("binary", b"ab\xff\xfe"), file("short", b"abc"));
     let wide = file("wide", b"\xff\xfea\0b\0");
+    let mark = file("mark", b"\xef\xbb\xbf");
     let lines = file("lines", b"\xef\xbb\xbf{\"context\": [1], \"continuation\": [2]}\r\nx");
     let missing = text(&root.path().join("missing")).to_owned();
     for (arguments, expected) in [
@@ -72,6 +73,7 @@ fn wrong_input_is_one_line_and_exit_code_one() {
         (&["perplexity", folder, &wide], "wide: is UTF-16 text: convert it to UTF-8"),
         (&["score", folder, &lines], "lines:2: expected value at column 1"),
         (&["perplexity", folder, &short], "short: the text has 3 tokens"),
+        (&["serve", folder, "--port=0", "--api-key-file", &mark], "mark: is empty"),
         (&["inspect", &empty], "is a file, expected a folder"),
         (&["bench", "--shape", "huge"], "shape is `huge`, expected one of: 2b-4t"),
         (&["bench", "--shape", "tiny", "--weights", "int5"], "weight scheme is `int5`, expected one of: none, ternary"),

@@ -56,6 +56,11 @@ pub(super) enum After {
 }
 
 impl Decoding {
+    /// Whether tokens are spelled in GPT-2's letters for bytes; added tokens never are.
+    pub(super) fn is_byte_level(&self) -> bool {
+        matches!(self, Self::Bytes(Steps { spelling: Spelling::ByteLevel, .. }))
+    }
+
     /// The meaning of a `decoder` as a `tokenizer.json` has it; null for none.
     ///
     /// # Errors

@@ -76,6 +76,22 @@ fn ids_that_follow_the_vocabulary_need_nothing() {
     assert_eq!(tokenizer.encode("<two>d<one>").expect("encodes"), [27, 3, 26]);
 }
 
+/// A byte-level normalizer spells added tokens in letters for bytes, but they still stand for themselves.
+#[test]
+fn a_normalizer_does_not_change_what_an_added_token_is() {
+    for normalized in [false, true] {
+        let mut token = added(40, "\u{e9}\u{4e2d}", false);
+        token["normalized"] = normalized.into();
+        let mut json: Value = serde_json::from_slice(&tokenizer_json(&bpe(), &[token])).expect("JSON");
+        json["normalizer"] = json!({"type": "ByteLevel"});
+        json["pre_tokenizer"] = Value::Null;
+        let tokenizer = Tokenizer::from_bytes(json.to_string().as_bytes(), "t").expect("loads");
+        assert_eq!(tokenizer.encode("a\u{e9}\u{4e2d}b").expect("encodes"), [0, 40, 1]);
+        assert_eq!(tokenizer.decode(&[0, 40, 1]).expect("decodes"), "a\u{e9}\u{4e2d}b");
+        assert_eq!(tokenizer.text_of(40).as_deref(), Some("\u{e9}\u{4e2d}"));
+    }
+}
+
 #[test]
 fn ids_that_contradict_each_other_are_named() {
     let unigram = json!({"type": "Unigram", "vocab": [["a", -1.0], ["b", -2.0]], "unk_id": 0});
