@@ -100,7 +100,7 @@ fn a_tokenizer_must_fit_and_may_be_missing() {
     assert!(error(&folder.path).contains("tokenizer.json: tokenizer does not load"));
     fs::remove_file(&path).expect("removed");
     let loaded = engine::open(&folder.path, kernels::best().expect("a kernel")).expect("loads without");
-    let message = loaded.require_tokenizer().err().expect("none").to_string();
+    let message = loaded.require_tokenizer().expect_err("none").to_string();
     assert!(message.contains("has no tokenizer.json"), "{message}");
 }
 

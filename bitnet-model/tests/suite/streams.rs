@@ -300,6 +300,6 @@ fn a_decoder_whose_order_is_not_known_is_refused_by_name() {
     let steps = json!({"type": "Sequence", "decoders": [{"type": "Fuse"}, {"type": "ByteFallback"}]});
     let json =
         json!({"version": "1.0", "added_tokens": [], "model": bpe(["a".to_owned()].into_iter()), "decoder": steps});
-    let error = Tokenizer::from_bytes(json.to_string().as_bytes(), "t.json").err().expect("refused").to_string();
+    let error = Tokenizer::from_bytes(json.to_string().as_bytes(), "t.json").expect_err("refused").to_string();
     assert!(error.contains("t.json") && error.contains("Fuse, ByteFallback"), "{error}");
 }
