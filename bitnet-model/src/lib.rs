@@ -12,6 +12,7 @@
 pub mod config;
 pub mod error;
 pub mod files;
+pub mod finite;
 pub mod packed;
 pub mod quant;
 pub mod reference;

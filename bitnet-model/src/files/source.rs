@@ -6,6 +6,7 @@ use super::gguf::{TensorType, decode_row};
 use super::tensors::FloatBytes;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
+use crate::finite::{complaint, first_not_finite};
 use crate::packed::PackedMatrix;
 use crate::weights::{FloatData, FloatMatrix, FloatType, LayerWeights, LinearWeights};
 
@@ -177,7 +178,7 @@ impl TableView<'_> {
                 let mut row_values = vec![0f32; self.cols];
                 (0..self.rows).find_map(|row| {
                     self.row_to_f32(row, &mut row_values);
-                    let bad = row_values.iter().position(|value| !value.is_finite())?;
+                    let bad = first_not_finite(&row_values)?;
                     Some(row * self.cols + bad)
                 })
             }
@@ -186,7 +187,7 @@ impl TableView<'_> {
 
     /// The complaint about a number at `index` that is NaN or infinite.
     pub fn not_finite(&self, index: usize) -> Error {
-        Error::tensor(self.origin, self.name, format!("holds NaN or infinity at element {index}"))
+        Error::tensor(self.origin, self.name, complaint(index))
     }
 
     /// A copy of all numbers.
