@@ -96,16 +96,13 @@ pub trait ActivationScheme: Sync + Send {
 ///
 /// # Panics
 /// As [`WeightScheme::quantize`].
-pub fn quantize(
-    scheme: &dyn WeightScheme,
-    weights: &[f32],
-    rows: usize,
-    codes: &mut [i8],
-) -> Result<Vec<f32>, String> {
+pub fn quantize(scheme: &dyn WeightScheme, weights: &[f32], rows: usize, codes: &mut [i8]) -> Result<Vec<f32>, String> {
     let scales = scheme.quantize(weights, rows, codes);
     match finite::first_not_finite(&scales) {
         None => Ok(scales),
-        Some(_) => Err(finite::first_not_finite(weights).map_or("has a scale beyond f32".to_owned(), finite::complaint)),
+        Some(_) => {
+            Err(finite::first_not_finite(weights).map_or("has a scale beyond f32".to_owned(), finite::complaint))
+        }
     }
 }
 

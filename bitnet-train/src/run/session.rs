@@ -162,7 +162,8 @@ impl Session<'_> {
                 let index = step * u64::from(train.gradient_accumulation) + u64::from(micro);
                 let (inputs, targets) = (&batch.inputs, &batch.targets);
                 let sequences = Sequences { inputs, targets, count: train.batch_size, index };
-                let loss = model.differentiate(&self.parameters, sequences, &mut gradients)?;
+                let loss = model.differentiate(&self.parameters, sequences, &mut gradients);
+                let loss = loss.map_err(|e| e.context(self.broken("the step failed")))?;
                 ensure!(loss.is_finite(), "{}", self.broken(&format!("the loss is {loss}")));
                 loss_sum += loss;
             }
