@@ -13,6 +13,7 @@ pub mod config;
 pub mod error;
 pub mod files;
 pub mod finite;
+pub mod oddities;
 pub mod packed;
 pub mod quant;
 pub mod reference;

@@ -6,6 +6,7 @@ use anyhow::{Result, anyhow};
 use bitnet_model::ModelConfig;
 use bitnet_model::config::Storage;
 use bitnet_model::files::hugging_face::{self, ModelParts, quantize};
+use bitnet_model::oddities;
 use bitnet_model::weights::{FloatMatrix, FloatType, LayerWeights, LinearWeights};
 
 use crate::nn::parameters::Parameters;
@@ -51,7 +52,7 @@ impl PackedParts {
     }
 }
 
-/// Writes a model folder in Hugging Face's BitNet layout, all or nothing.
+/// Writes a model folder in Hugging Face's BitNet layout, all or nothing. Returns what looks wrong in it, a sentence each.
 ///
 /// # Errors
 /// As [`pack`], or if the folder cannot be written; an earlier folder at `path` is then untouched.
@@ -61,9 +62,12 @@ pub fn export(
     parameters: &Parameters,
     float_type: FloatType,
     tokenizer_json: Vec<u8>,
-) -> Result<()> {
+) -> Result<Vec<String>> {
     let (packed_config, parts) = pack(config, parameters, float_type)?;
-    Ok(hugging_face::write(path, &parts.into_model_parts(&packed_config, Some(tokenizer_json)))?)
+    let blocks = parts.layers.iter().enumerate();
+    let odd = blocks.flat_map(|(layer, weights)| oddities::of_block(&packed_config, layer, weights)).collect();
+    hugging_face::write(path, &parts.into_model_parts(&packed_config, Some(tokenizer_json)))?;
+    Ok(odd)
 }
 
 /// A parameter of `rows` rows in the type of all floats of a model, norms too: other programs cannot multiply one type with

@@ -10,6 +10,9 @@ use crate::finite::{complaint, first_not_finite};
 use crate::packed::PackedMatrix;
 use crate::weights::{FloatData, FloatMatrix, FloatType, LayerWeights, LinearWeights};
 
+/// How a note begins that says what looks wrong.
+pub const WARNING: &str = "warning: ";
+
 /// Index of the query and key projections in [`ModelConfig::projections`]: what a rotary layout rearranges.
 pub const ROTATED: std::ops::Range<usize> = 0..2;
 
@@ -44,7 +47,7 @@ pub trait WeightSource: Sync {
     /// Every tensor of the files, in the order in which they lie.
     fn tensors(&self) -> Vec<TensorRecord>;
 
-    /// What was decided where a file leaves room, and why; and what looks wrong but keeps nothing from running.
+    /// What was decided where a file leaves room, and why; and, after [`WARNING`], what looks wrong but keeps nothing from running.
     fn notes(&self) -> Vec<String>;
 
     /// Block `layer`. Projections that are multiplied as one are of one kind: where the source mixes kinds, floats.

@@ -1,4 +1,5 @@
-//! NaN and infinity: whatever number of a run is lost, the run stops there, and says which it was.
+//! Numbers that no weight should be. NaN and infinity: whatever number of a run is lost, the run stops there, and says which
+//! it was. Zeros: an export warns of them.
 
 use std::fs;
 use std::path::Path;
@@ -148,15 +149,27 @@ fn an_export_names_the_parameter_that_its_file_cannot_hold() {
     }
 }
 
-/// Puts `value` in the place of the last number of tensor `name` of a safetensors file, and returns the number's index.
-fn damage(path: &Path, name: &str, value: f32) -> usize {
+/// Changes the numbers of tensor `name` of a safetensors file, each of four bytes, and returns what `change` does.
+fn changed<R>(path: &Path, name: &str, change: impl FnOnce(&mut [[u8; 4]]) -> R) -> R {
     let mut bytes = fs::read(path).expect("a file");
     let header = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
     let json: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header]).expect("a header");
     let [start, end] = [0, 1].map(|i| json[name]["data_offsets"][i].as_u64().expect("an offset") as usize);
-    bytes[8 + header..][end - 4..end].copy_from_slice(&value.to_le_bytes());
+    let result = change(bytes[8 + header..][start..end].as_chunks_mut().0);
     fs::write(path, bytes).expect("written");
-    (end - start) / 4 - 1
+    result
+}
+
+/// Puts `value` in the place of the last number of a tensor, and returns the number's index.
+fn damage(path: &Path, name: &str, value: f32) -> usize {
+    changed(path, name, |numbers| {
+        *numbers.last_mut().expect("a number") = value.to_le_bytes();
+        numbers.len() - 1
+    })
+}
+
+fn fill(path: &Path, name: &str, value: f32) {
+    changed(path, name, |numbers| numbers.fill(value.to_le_bytes()));
 }
 
 #[test]
@@ -183,4 +196,27 @@ fn a_checkpoint_that_holds_such_a_number_is_refused_by_tensor() {
         }
     }
     run::export_run(&run.folder(), None, &out).expect("whole again");
+}
+
+#[test]
+fn an_export_warns_of_what_inspect_warns_of() {
+    let root = tempfile::tempdir().expect("temp dir");
+    let run = tiny::run(root.path(), 8, &[]);
+    let checkpoint = tiny::first_step(&run);
+    let out = root.path().join("model");
+    assert_eq!(run::export_run(&run.folder(), None, &out).expect("exports"), Vec::<String>::new());
+    let zeros = ["model.layers.0.mlp.up_proj.weight", "model.layers.1.input_layernorm.weight"];
+    let path = checkpoint.join("model.safetensors");
+    for name in zeros {
+        fill(&path, name, 0.0);
+    }
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_bitnet-train"))
+        .args(["export".as_ref(), run.folder().as_os_str(), "--out".as_ref(), out.as_os_str()])
+        .output()
+        .expect("the program runs");
+    let stderr = String::from_utf8(output.stderr).expect("UTF-8");
+    assert!(output.status.success(), "{stderr}");
+    let said: Vec<&str> = stderr.lines().filter_map(|line| line.strip_prefix("warning: ")).collect();
+    assert_eq!(said, zeros.map(|name| format!("tensor `{name}` is all zeros: its layer adds nothing")));
+    assert_eq!(bitnet_infer::eval::inspect::inspect(&out).expect("reads").warnings, said);
 }
