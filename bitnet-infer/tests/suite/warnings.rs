@@ -87,6 +87,23 @@ fn every_command_says_what_inspect_does() {
 }
 
 #[test]
+fn a_head_that_is_said_to_be_tied_and_is_not_is_a_warning_of_every_load() {
+    let root = tempfile::tempdir().expect("temp dir");
+    let folder = root.path().join("model");
+    write_model(&folder, &ModelConfig { tie_word_embeddings: false, ..config("ternary", true) }, 3);
+    let path = folder.join("config.json");
+    let text = fs::read_to_string(&path).expect("written");
+    let tied = text.replace("\"tie_word_embeddings\": false", "\"tie_word_embeddings\": true");
+    assert_ne!(text, tied);
+    fs::write(&path, tied).expect("written");
+    let loaded = engine::open(&folder, kernels::best().expect("a kernel")).expect("runs");
+    assert_eq!(loaded.warnings.len(), 1, "{:?}", loaded.warnings);
+    assert!(loaded.warnings[0].starts_with("the configuration ties the head"), "{:?}", loaded.warnings);
+    let found = inspect(&folder).expect("reads");
+    assert_eq!((found.warnings, found.notes), (loaded.warnings, Vec::new()));
+}
+
+#[test]
 fn every_target_hands_the_warnings_on() {
     let root = tempfile::tempdir().expect("temp dir");
     let folder = root.path().join("odd");

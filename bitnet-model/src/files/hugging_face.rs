@@ -3,6 +3,7 @@
 //! Reads float models, latent ("online") masters, and packed ("offline") codes; writes packed or float models. The scale
 //! that is written is the scale that came with the codes, to the bit.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use super::source::{TableBytes, TableView, TensorRecord, WeightSource};
@@ -48,14 +49,34 @@ const HEAD: &str = "lm_head.weight";
 
 /// Reads the weights that a configuration promises, one part at a time, so that a caller may repack and drop each.
 pub struct WeightReader<'a> {
-    config: &'a ModelConfig,
+    config: Cow<'a, ModelConfig>,
     file: &'a TensorFile<'a>,
+    notes: Vec<String>,
 }
 
 impl<'a> WeightReader<'a> {
-    /// A reader of `file` as a model of `config`.
+    /// A reader of `file` as a model of `config`. Where the configuration ties the head to the embedding and the file has a head
+    /// with other numbers, the model has that head, as `transformers` has it: [`WeightSource::config`] then says so.
     pub fn new(config: &'a ModelConfig, file: &'a TensorFile<'a>) -> Self {
-        Self { config, file }
+        let mut reader = Self { config: Cow::Borrowed(config), file, notes: Vec::new() };
+        if config.tie_word_embeddings && file.contains(HEAD) && reader.heads_differ() {
+            reader.config.to_mut().tie_word_embeddings = false;
+            reader.notes.push(format!(
+                "warning: the configuration ties the head to the embedding, but the file has another `{HEAD}`: that one is used"
+            ));
+        }
+        reader
+    }
+
+    /// Whether head and embedding hold different numbers. One that cannot be read is left to those who read it.
+    fn heads_differ(&self) -> bool {
+        let (Ok(embedding), Ok(head)) = (self.table(EMBEDDING), self.table(HEAD)) else { return true };
+        let row_of = |view: &TableView, row: usize| {
+            let mut values = vec![0f32; view.cols];
+            view.row_to_f32(row, &mut values);
+            values
+        };
+        (0..embedding.rows).any(|row| row_of(&embedding, row) != row_of(&head, row))
     }
 
     /// The token embedding, `[vocab, hidden]`.
@@ -250,7 +271,7 @@ fn other_name(norm: &str) -> Option<&'static str> {
 
 impl WeightSource for WeightReader<'_> {
     fn config(&self) -> &ModelConfig {
-        self.config
+        &self.config
     }
 
     fn embedding_table(&self) -> Result<TableView<'_>> {
@@ -290,11 +311,7 @@ impl WeightSource for WeightReader<'_> {
     }
 
     fn notes(&self) -> Vec<String> {
-        let tied_head = self.config.tie_word_embeddings && self.file.contains(HEAD);
-        tied_head
-            .then(|| format!("`{HEAD}` is not used: the configuration ties the head to the embedding"))
-            .into_iter()
-            .collect()
+        self.notes.clone()
     }
 }
 

@@ -48,6 +48,9 @@ impl<'a> TensorFile<'a> {
                 let reason = e.to_string().escape_debug().to_string();
                 Error::format(name, format!("is not a valid safetensors file of {} bytes: {reason}", bytes.len()))
             };
+            if let Some(reason) = super::mistaken(bytes) {
+                return Err(Error::format(name, reason));
+            }
             let tensors = SafeTensors::deserialize(bytes).map_err(bad)?;
             for tensor in tensors.names() {
                 if index.insert(tensor.to_owned(), number).is_some() {

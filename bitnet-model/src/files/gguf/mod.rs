@@ -11,8 +11,10 @@ mod model;
 mod parse;
 mod probe;
 mod quantize;
+mod spans;
 mod tokens;
 mod types;
+mod unread;
 mod write;
 
 pub use blocks::{decode_codes, decode_row};

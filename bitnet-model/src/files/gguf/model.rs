@@ -8,6 +8,7 @@ use super::layout::{I2sLayout, unpack_i2s};
 use super::parse::{GgufFile, TensorInfo};
 use super::probe;
 use super::types::TensorType;
+use super::unread;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::files::hugging_face::quantize;
@@ -44,8 +45,15 @@ impl<'a> GgufModel<'a> {
     pub fn parse(bytes: &'a [u8], origin: &str, options: GgufOptions) -> Result<Self> {
         let file = GgufFile::parse(bytes, origin)?;
         let mut notes = Vec::new();
+        if let Some((part, parts)) = file.part() {
+            let reason = format!(
+                "is part {part} of {parts} of a split model: join the parts with `llama-gguf-split --merge` of llama.cpp first"
+            );
+            return Err(Error::format(origin, reason));
+        }
         let keys = Keys::new(&file)?;
         let config = keys::config(&keys, &mut notes)?;
+        unread::check(&keys, &config)?;
         let neighbours = keys.architecture == LLAMA;
         config.validate(origin)?;
         let mut model = Self { file, config, neighbours, i2s: I2sLayout::Group128, notes };
