@@ -12,7 +12,7 @@ use super::text;
 use crate::config::{ModelConfig, Storage};
 use crate::error::{Error, Result};
 use crate::packed::{Layout, PackedMatrix};
-use crate::quant::WeightScheme;
+use crate::quant::{self, WeightScheme};
 use crate::weights::{FloatMatrix, FloatType, LayerWeights, LinearWeights};
 
 /// Name of the configuration file of a model folder.
@@ -166,9 +166,11 @@ impl<'a> WeightReader<'a> {
         let codes = self.file.bytes(name, Dtype::I8, &[rows, cols])?;
         let scale_name = format!("{name}_scale");
         let scales = self.file.bytes(&scale_name, Dtype::F32, &[rows])?;
-        let wrong = |scale: &f32| !(scale.is_finite() && *scale > 0.0);
-        if let Some(row) = scales.as_chunks::<4>().0.iter().position(|&bytes| wrong(&f32::from_le_bytes(bytes))) {
-            let reason = format!("has no positive finite number at row {row}");
+        // Times a code, it must be a number still.
+        let limit = f32::MAX / 128.0;
+        let mut all = scales.as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).enumerate();
+        if let Some((row, scale)) = all.find(|(_, scale)| !(*scale > 0.0 && *scale <= limit)) {
+            let reason = format!("holds {scale:e} at row {row}, expected a positive number of at most {limit:e}");
             return Err(Error::codes(self.file.origin(), &scale_name, reason));
         }
         Ok(TableBytes::Codes { codes, scales })
@@ -313,10 +315,10 @@ impl WeightSource for WeightReader<'_> {
 /// Quantizes latent weights into a packed matrix, with the scale that the scheme multiplies by.
 ///
 /// # Errors
-/// A sentence, if the scheme makes a code or scale that cannot be stored (weights that are not finite).
+/// A sentence that names the first weight that is NaN or infinite.
 pub fn quantize(scheme: &dyn WeightScheme, latent: &[f32], rows: usize, cols: usize) -> Result<PackedMatrix, String> {
     let mut codes = vec![0; latent.len()];
-    let scales = scheme.quantize(latent, rows, &mut codes);
+    let scales = quant::quantize(scheme, latent, rows, &mut codes)?;
     PackedMatrix::pack_grouped(scheme.layout(), [rows, cols], scheme.granularity().group_cols(), &codes, scales)
 }
 
