@@ -4,6 +4,7 @@ mod answers;
 mod client;
 mod company;
 mod departures;
+mod faults;
 mod refusals;
 mod scripts;
 

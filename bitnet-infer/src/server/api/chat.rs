@@ -10,6 +10,7 @@ use super::answer::{Answer, Chunks, Totals, finish_reason, stop_reason, stream, 
 use super::body::{Body, aside, json_text};
 use super::fields::{Fields, unexpected};
 use super::request::Common;
+use super::size::AnswerSize;
 use crate::chat::{Ending, Message, Role};
 use crate::server::error::ApiError;
 use crate::server::scheduler::{Event, Finish, Scored};
@@ -38,7 +39,9 @@ pub async fn chat(State(server): State<Arc<Server>>, Body(bytes): Body) -> Resul
         return stream(events, choices, shape).await;
     }
     let answer = Answer::collect(events, 1, choices).await?;
-    Ok(json_text(shape.whole(answer).to_string()))
+    // With log-probabilities of long answers this is some work.
+    let whole = tokio::task::spawn_blocking(move || shape.whole(answer).to_string()).await;
+    Ok(json_text(whole.map_err(|e| ApiError::internal(e.to_string()))?))
 }
 
 fn prepare(server: &Arc<Server>, bytes: &[u8]) -> Result<(Common, Shape, Vec<u32>), ApiError> {
@@ -53,17 +56,23 @@ fn prepare(server: &Arc<Server>, bytes: &[u8]) -> Result<(Common, Shape, Vec<u32
     let (messages, ending) = conversation(&mut fields)?;
     messages.iter().try_for_each(|message| server.check_text(&message.content))?;
     let tokens = format.encode(server.tokenizer()?, &messages, ending)?;
-    common.fit([tokens.len()].into_iter(), usize::MAX, server)?;
+    let logprobs = logprobs.then_some(top.unwrap_or(0) as usize);
+    let mut size = AnswerSize { prompts: 1, choices: common.options.choices, logprobs, ..AnswerSize::default() };
+    // As much as the context leaves, and an answer may hold.
+    let room = if common.stream { usize::MAX } else { size.room() };
+    common.fit([tokens.len()].into_iter(), room, server)?;
+    size.held_tokens = if common.stream { 0 } else { common.options.max_tokens };
+    size.check()?;
     if !common.ignore_end {
         common.options.end_tokens.extend(format.end_tokens());
         common.options.stops.extend(format.stops().iter().cloned());
     }
-    common.options.logprobs = logprobs.then_some(top.unwrap_or(0) as usize);
+    common.options.logprobs = logprobs;
     let shape = Shape {
         server: Arc::clone(server),
         id: server.fresh_id("chatcmpl"),
         created: super::now(),
-        logprobs,
+        logprobs: logprobs.is_some(),
         include_usage: common.include_usage,
         totals: Totals::default(),
         begun: vec![false; common.options.choices],
@@ -211,8 +220,8 @@ impl Shape {
 }
 
 impl Chunks for Shape {
-    fn of(&mut self, event: Event) -> Vec<Value> {
-        match event {
+    fn of(&mut self, event: Event) -> Vec<String> {
+        let chunks: Vec<Value> = match event {
             Event::Text { choice, text, tokens } => {
                 let logprobs = self.logprobs.then(|| self.log(&tokens));
                 let opening = self.opening(choice);
@@ -225,7 +234,8 @@ impl Chunks for Shape {
                 opening.into_iter().chain([self.chunk(choice, json!({}), None, Some(&finish))]).collect()
             }
             Event::Prompt { .. } | Event::Failed(_) => Vec::new(),
-        }
+        };
+        chunks.iter().map(Value::to_string).collect()
     }
 
     fn usage(&mut self) -> Option<Value> {

@@ -6,7 +6,9 @@ mod chat;
 mod completions;
 mod fields;
 mod info;
+mod log;
 mod request;
+mod size;
 mod tokens;
 
 use std::sync::Arc;
