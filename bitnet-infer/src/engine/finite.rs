@@ -65,36 +65,41 @@ impl Model {
 
     /// The first of `tokens` at which the numbers of the model are not finite, and the first part that gives such a number.
     fn first_not_finite(&self, tokens: &[u32], kv: KvType) -> Result<Option<(usize, Part)>> {
-        let (h, vocab) = (self.config.hidden_size, self.config.vocab_size);
         let mut cache = KvCache::with_type(&self.config, tokens.len(), kv)?;
-        for (chunk, tokens) in tokens.chunks(MAX_ROWS).enumerate() {
-            let mut first: Option<(usize, Part)> = None;
-            let mut look = |part: Part, rows: &[f32], width: usize| {
-                let row = rows.chunks(width).position(|row| row.iter().any(|number| !number.is_finite()));
-                // What comes later in the text has its numbers from what comes before.
-                if let Some(row) = row.filter(|&row| first.is_none_or(|(before, _)| row < before)) {
-                    first = Some((row, part));
-                }
-            };
-            let batch = &mut [Sequence { tokens, cache: &mut cache }];
-            let watch = &mut |part: Part, x_th: &[f32]| look(part, x_th, h);
-            let states = self.watched_states(batch, &[LogitsFor::All], &mut Profile::default(), watch)?;
-            look(Part::FinalNorm, &states, h);
-            if first.is_none() {
-                for (part, states) in states.chunks(LOGIT_ROWS * h).enumerate() {
-                    let logits = self.logits(states);
-                    let row = logits.chunks(vocab).position(|row| row.iter().any(|logit| !logit.is_finite()));
-                    if let Some(row) = row {
-                        first = Some((part * LOGIT_ROWS + row, Part::Head));
-                        break;
-                    }
-                }
+        for (chunk, some) in tokens.chunks(MAX_ROWS).enumerate() {
+            let mut before = cache.clone();
+            if self.not_finite(some, &mut cache)?.is_none() {
+                continue;
             }
-            if let Some((row, part)) = first {
-                return Ok(Some((chunk * MAX_ROWS + row, part)));
+            // Attention weights of zero do not hide NaN: of tokens that go through together, those before it have it too.
+            for (row, token) in some.chunks(1).enumerate() {
+                if let Some(part) = self.not_finite(token, &mut before)? {
+                    return Ok(Some((chunk * MAX_ROWS + row, part)));
+                }
             }
         }
         Ok(None)
+    }
+
+    /// Runs `tokens` behind what is in `cache`, and says which part is the first that gives a number that is not finite.
+    fn not_finite(&self, tokens: &[u32], cache: &mut KvCache) -> Result<Option<Part>> {
+        let is_finite = |numbers: &[f32]| numbers.iter().all(|number| number.is_finite());
+        let mut first = None;
+        let watch = &mut |part: Part, x_th: &[f32]| {
+            if first.is_none() && !is_finite(x_th) {
+                first = Some(part);
+            }
+        };
+        let batch = &mut [Sequence { tokens, cache }];
+        let states = self.watched_states(batch, &[LogitsFor::All], &mut Profile::default(), watch)?;
+        let behind = || match is_finite(&states) {
+            false => Some(Part::FinalNorm),
+            true => {
+                let mut rows = states.chunks(LOGIT_ROWS * self.config.hidden_size);
+                rows.any(|rows| !is_finite(&self.logits(rows))).then_some(Part::Head)
+            }
+        };
+        Ok(first.or_else(behind))
     }
 }
 

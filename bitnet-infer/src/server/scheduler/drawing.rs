@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::sequence::Outbox;
 use super::worker::{Worker, alone};
 use super::{Event, Finish};
-use crate::engine::{self, NextLogits};
+use crate::engine::{self, NextLogits, check_logits};
 use crate::eval::score::score;
 
 impl Worker<'_> {
@@ -48,7 +48,9 @@ impl Worker<'_> {
         }
         let mut places = vec![place];
         if sequence.generated() == 0 {
-            if let Err(reason) = alone(|| self.deliver_prompt(place)) {
+            // Before its pages are kept: NaN in them would reach others that begin alike.
+            let read = alone(|| check_logits(&next.logits)).and_then(|()| alone(|| self.deliver_prompt(place)));
+            if let Err(reason) = read {
                 return vec![(place, Finish::Broken(reason))];
             }
             let first = self.running.len();
