@@ -232,7 +232,7 @@ mod tests {
         };
         let qwen = |more: &[(&str, Value)]| read("Qwen2ForCausalLM", "qwen2", more);
         let (window, on, off) = (("sliding_window", json!(64)), json!(true), json!(false));
-        refused(llama(&[window.clone()]), "`sliding_window` is 64");
+        refused(llama(std::slice::from_ref(&window)), "`sliding_window` is 64");
         refused(qwen(&[window.clone(), ("use_sliding_window", on.clone())]), "`use_sliding_window` is true");
         refused(qwen(&[("use_sliding_window", on)]), "`use_sliding_window` is true");
         qwen(&[window.clone(), ("use_sliding_window", off)]).expect("off");
