@@ -129,7 +129,7 @@ pub fn unexpected(name: &str, value: &Value, expected: &str) -> ApiError {
 }
 
 /// A value in a message.
-pub fn shown(value: &Value) -> String {
+fn shown(value: &Value) -> String {
     match value {
         Value::Bool(flag) => flag.to_string(),
         Value::Number(number) => number.to_string(),

@@ -7,7 +7,6 @@
 
 use serde_json::{Map, Value};
 
-use super::fields::shown;
 use crate::server::error::ApiError;
 
 /// What a field would change.
@@ -60,9 +59,9 @@ impl Neutral {
             Self::Flag(flag) => flag.to_string(),
             Self::Number(number) => number.to_string(),
             Self::UpTo(most) => format!("a number up to {most}"),
-            Self::Text("") => "an empty string".into(),
+            Self::Text("") => "empty".into(),
             Self::Text(text) => format!("`{text}`"),
-            Self::Empty => "an empty list or object".into(),
+            Self::Empty => "empty".into(),
             Self::Only(text) => format!("[\"{text}\"]"),
             Self::Order => "the order penalties, top_k, top_p, min_p, temperature".into(),
         }
@@ -112,10 +111,11 @@ pub fn refuse(rest: &Map<String, Value>, which: &[Changes]) -> Result<(), ApiErr
         if !which.contains(&field.changes) || field.neutral.iter().any(|neutral| neutral.is(value)) {
             continue;
         }
-        let allowed: Vec<String> = field.neutral.iter().map(|neutral| neutral.name()).collect();
+        let mut allowed: Vec<String> = field.neutral.iter().map(|neutral| neutral.name()).collect();
+        allowed.dedup();
         let except = match allowed.is_empty() {
             true => String::new(),
-            false => format!(" except as {}, got {}", allowed.join(" or "), shown(value)),
+            false => format!(" unless it is {}", allowed.join(" or ")),
         };
         let message = format!("is not supported{except}: {}", field.instead);
         return Err(ApiError::field(name, message).coded("unsupported_parameter"));
@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_passes_with_a_neutral_value_alone() {
+    fn fields_pass_with_a_neutral_value_alone() {
         for field in REFUSED {
             assert_eq!(refused(field.name, Value::Null), None, "{}", field.name);
             let passing = values().into_iter().filter(|value| refused(field.name, value.clone()).is_none()).count();
@@ -438,7 +438,7 @@ mod tests {
         }
         let error = refused("grammar", json!("root ::= \"yes\"")).expect("refused");
         assert!(
-            error.message.starts_with("`grammar` is not supported except as an empty string, got `root"),
+            error.message.starts_with("`grammar` is not supported unless it is empty: use `response_format`"),
             "{}",
             error.message
         );

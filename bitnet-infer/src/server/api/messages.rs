@@ -68,6 +68,12 @@ fn one_message(index: usize, message: Value) -> Result<Message, ApiError> {
     // What is null or an empty list says nothing, and a template may ask whether it is there.
     let says = |value: &Value| !value.is_null() && value.as_array().is_none_or(|values| !values.is_empty());
     let mut more: Map<String, Value> = message.into_iter().filter(|(_, value)| says(value)).collect();
+    for (field, instead) in UNREAD {
+        if more.get(field).is_some_and(|value| *value != Value::Bool(false)) {
+            let field = name(&format!(".{field}"));
+            return Err(ApiError::field(&field, format!("is not supported: {instead}")).coded("unsupported_parameter"));
+        }
+    }
     let calls = calls(&name, &mut more)?;
     let has_calls = !calls.is_empty();
     if has_calls && role != Role::Assistant {
@@ -140,6 +146,14 @@ fn part_text(name: &str, part: Value) -> Result<String, ApiError> {
         None => Err(ApiError::field(&format!("{name}.{field}"), "is missing, expected a string")),
     }
 }
+
+/// Fields of messages that ask for something that this server does not do.
+const UNREAD: [(&str, &str); 4] = [
+    ("images", "this server reads text only"),
+    ("audio", "this server reads text only"),
+    ("prefix", "use `continue_final_message`"),
+    ("partial", "use `continue_final_message`"),
+];
 
 /// More than any conversation has.
 const MOST_MESSAGES: usize = 4096;

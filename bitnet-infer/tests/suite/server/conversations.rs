@@ -151,7 +151,8 @@ fn every_new_token_has_its_log_probability() {
     let free = complete(server.address, &json!({"prompt": "abc", "max_tokens": 60, "seed": 1, "ignore_eos": true}));
     let letters: Vec<char> = text_of(&free).chars().collect();
     let stop: String = letters[letters.len() / 2..letters.len() / 2 + 4].iter().collect();
-    let end = json!({EOS.to_string(): 100});
+    // A text of letters, then its end.
+    let end = json!({EOS.to_string(): 100, "97": 50});
     for (more, finish) in [
         (json!({"max_tokens": 9, "ignore_eos": true}), "length"),
         (json!({"max_tokens": 9, "ignore_eos": true, "logit_bias": end}), "length"),
