@@ -11,6 +11,7 @@ use bitnet_model::weights::{LayerWeights, LinearWeights};
 
 use super::buffers::SpareBuffers;
 use super::error::{Error, Result};
+use super::fingerprint;
 use super::head::{Head, HeadFormat};
 use super::kernels::Vectors;
 use super::rope::RopeTable;
@@ -45,6 +46,8 @@ pub(super) struct Layer {
     pub gate_up_proj: Linear,
     pub ffn_sub_norm: Option<Vec<f32>>,
     pub down_proj: Linear,
+    /// Of all its weights, as [`fingerprint::of_layer`] has it.
+    pub fingerprint: u64,
 }
 
 /// What a model has outside its blocks.
@@ -180,6 +183,7 @@ fn check_packed(weights: &LayerWeights) -> Result<()> {
 
 impl Layer {
     fn new(weights: LayerWeights, kernel: &'static Kernel, ternary: Ternary) -> Self {
+        let fingerprint = fingerprint::of_layer(&weights);
         let LayerWeights { q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, .. } = &weights;
         let stacks: [&[&LinearWeights]; 4] =
             [&[q_proj, k_proj, v_proj], &[o_proj], &[gate_proj, up_proj], &[down_proj]];
@@ -193,6 +197,7 @@ impl Layer {
             attn_sub_norm: weights.attn_sub_norm,
             post_attention_layernorm: weights.post_attention_layernorm,
             ffn_sub_norm: weights.ffn_sub_norm,
+            fingerprint,
         }
     }
 
