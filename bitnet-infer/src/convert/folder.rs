@@ -13,7 +13,7 @@ use bitnet_model::files::hugging_face::{
 use bitnet_model::files::source::{TableBytes, TableView};
 use bitnet_model::files::stream::{PlannedTensor, safetensors_header};
 use bitnet_model::files::tensors::Dtype;
-use bitnet_model::files::{read_ordinary, write_folder_atomic, write_synced};
+use bitnet_model::files::{read_ordinary, text, write_folder_atomic, write_synced};
 use bitnet_model::weights::{FloatMatrix, FloatType, LinearWeights};
 
 use super::part::{
@@ -242,7 +242,8 @@ fn write_text_files(job: &Job, folder: &Path) -> Result<()> {
         for name in [TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE, CHAT_TEMPLATE_FILE, GENERATION_FILE] {
             let path = source.join(name);
             if path.exists() {
-                write_synced(&folder.join(name), &read_ordinary(&path, LARGEST_TEXT)?)?;
+                let bytes = read_ordinary(&path, LARGEST_TEXT)?;
+                write_synced(&folder.join(name), text::content(&bytes, &path.display().to_string())?)?;
             }
         }
     } else if let Some(json) = job.files.tokenizer_json()? {

@@ -11,6 +11,7 @@ mod gguf_file;
 mod heads;
 mod key_values;
 mod memory;
+mod outside;
 mod reference_parity;
 mod round_trips;
 mod schemes;

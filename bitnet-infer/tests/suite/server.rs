@@ -8,6 +8,7 @@ mod conversations;
 mod departures;
 mod refusals;
 mod requests;
+mod scripts;
 
 use std::net::SocketAddr;
 use std::path::Path;

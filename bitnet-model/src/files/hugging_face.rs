@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::source::{TableBytes, TableView, TensorRecord, WeightSource};
 use super::tensors::{self, Dtype, OwnedTensor, TensorFile};
+use super::text;
 use crate::config::{ModelConfig, Storage};
 use crate::error::{Error, Result};
 use crate::packed::{Layout, PackedMatrix};
@@ -195,8 +196,7 @@ impl<'a> WeightReader<'a> {
 /// If it is no such index, or lists a file outside its folder.
 pub fn shard_names(bytes: &[u8], origin: &str) -> Result<Vec<String>> {
     let fail = |reason: String| Error::format(origin, reason);
-    let index: serde_json::Value =
-        serde_json::from_slice(bytes).map_err(|e| fail(format!("is not valid JSON: {e}")))?;
+    let index: serde_json::Value = text::json(bytes, origin)?;
     let map = index["weight_map"].as_object().ok_or_else(|| fail("has no object `weight_map`".into()))?;
     let mut names = std::collections::BTreeSet::new();
     for (tensor, file) in map {
@@ -222,16 +222,13 @@ const MOST_SHARDS: usize = 4096;
 pub fn chat_template(folder: &Path) -> Result<Option<String>> {
     let path = folder.join(CHAT_TEMPLATE_FILE);
     if path.exists() {
-        let bytes = super::read_ordinary(&path, 1 << 20)?;
-        let text = String::from_utf8(bytes).map_err(|e| Error::format(&path.display().to_string(), e.to_string()))?;
-        return Ok(Some(text));
+        return text::read(&path, 1 << 20).map(Some);
     }
     let path = folder.join(TOKENIZER_CONFIG_FILE);
     if !path.exists() {
         return Ok(None);
     }
-    let json: serde_json::Value = serde_json::from_slice(&super::read_ordinary(&path, 16 << 20)?)
-        .map_err(|e| Error::format(&path.display().to_string(), format!("is not valid JSON: {e}")))?;
+    let json: serde_json::Value = text::read_json(&path, 16 << 20)?;
     let template = &json["chat_template"];
     let named = template.as_array().into_iter().flatten().find(|entry| entry["name"] == "default");
     Ok(template.as_str().or(named.and_then(|entry| entry["template"].as_str())).map(str::to_owned))

@@ -1,5 +1,6 @@
 //! One test binary for what crosses a module: model folders on a disk, and whole models against PyTorch's numbers.
 
+mod added_tokens;
 mod folder;
 mod gguf;
 mod gguf_blocks;
@@ -7,4 +8,5 @@ mod gguf_file;
 mod hostile_files;
 mod reference_model;
 mod round_trips;
+mod streams;
 mod writes;

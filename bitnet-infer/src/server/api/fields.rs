@@ -2,6 +2,7 @@
 
 use std::ops::RangeInclusive;
 
+use bitnet_model::files::text;
 use serde_json::{Map, Value};
 
 use super::known::{self, Changes};
@@ -18,8 +19,8 @@ impl Fields {
     /// # Errors
     /// If it is no JSON object.
     pub fn parse(body: &[u8]) -> Result<Self, ApiError> {
-        // Some programs begin their texts with a byte-order mark.
-        let body = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body);
+        // Some clients send a file as an editor wrote it.
+        let body = text::content(body, "the body").map_err(|e| ApiError::invalid(e.to_string()))?;
         if body.is_empty() {
             return Err(ApiError::invalid("the body is empty, expected a JSON object"));
         }
