@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use bitnet_infer::engine::{self, KvCache, LogitsFor};
 use bitnet_infer::eval::inspect;
 use bitnet_infer::kernels;
+use bitnet_model::files::gguf;
 use proptest::prelude::*;
 
 use crate::common::{byte_tokenizer, tiny_config, write_model};
@@ -86,6 +87,31 @@ fn missing_files_are_named() {
     fs::remove_file(folder.path.join("model.safetensors")).expect("removed");
     fs::create_dir(folder.path.join("model.safetensors")).expect("created");
     assert!(error(&folder.path).contains("model.safetensors: is not an ordinary file"));
+}
+
+#[test]
+fn folders_of_parts_and_downloads_that_went_wrong_are_named() {
+    let root = tempfile::tempdir().expect("temp dir");
+    let part = |number: u32, parts: u32| {
+        let mut keys = gguf::HeaderWriter::default();
+        keys.u32("split.no", number);
+        keys.u32("split.count", parts);
+        keys.finish(&[]).expect("no tensors")
+    };
+    for number in 0..2 {
+        fs::write(root.path().join(format!("m-{number}.gguf")), part(number, 3)).expect("written");
+    }
+    let message = error(root.path());
+    assert!(message.contains("holds parts of a split model (2 of 3 files in GGUF): join them"), "{message}");
+    assert!(error(&root.path().join("m-1.gguf")).contains("is part 2 of 3 of a split model"));
+    fs::write(root.path().join("m-0.gguf"), part(0, 1)).expect("written");
+    assert!(error(root.path()).contains("holds 2 files in GGUF, name one of them: m-0.gguf, m-1.gguf"));
+    fs::write(root.path().join("m-1.gguf"), "<!doctype html><p>Sign in").expect("written");
+    assert!(error(&root.path().join("m-1.gguf")).contains("is a web page"));
+    let folder = valid("ternary");
+    fs::write(folder.path.join("model.safetensors"), "version https://git-lfs.github.com/spec/v1\noid")
+        .expect("written");
+    assert!(error(&folder.path).contains("model.safetensors: is a Git LFS pointer"));
 }
 
 #[test]
