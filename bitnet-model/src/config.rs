@@ -3,6 +3,7 @@
 mod defaults;
 mod json;
 mod rope;
+mod rope_keys;
 mod unread;
 
 use std::fmt;

@@ -16,7 +16,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 
 use bitnet_infer::engine::{self, Arrangement, LoadedModel, ModelFiles};
@@ -96,6 +96,7 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<()> {
     if let Some(threads) = cli.global.threads {
+        ensure!(threads.get() <= MOST_THREADS, "--threads is {threads}, expected at most {MOST_THREADS}");
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.get());
         pool.build_global().with_context(|| format!("cannot start {threads} threads"))?;
     }
@@ -164,6 +165,9 @@ impl Opening {
         Ok(loaded)
     }
 }
+
+/// More than any machine has cores: starting so many takes a second at most.
+const MOST_THREADS: usize = 1024;
 
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
     let kinds = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);

@@ -72,7 +72,12 @@ fn wrong_input_is_one_line_and_exit_code_one() {
         (&["perplexity", folder, &binary], "binary: is not UTF-8 text at byte 2 (0xff)"),
         (&["perplexity", folder, &wide], "wide: is UTF-16 text: convert it to UTF-8"),
         (&["score", folder, &lines], "lines:2: expected value at column 1"),
-        (&["perplexity", folder, &short], "short: the text has 3 tokens"),
+        (&["perplexity", folder, &short, "--strict"], "short: the text has 3 tokens"),
+        (&["perplexity", folder, &short, "--convention=llama"], "short: the text has 3 tokens"),
+        (
+            &["perplexity", folder, &short, "--strict", "--convention=llama"],
+            "--strict belongs to the convention `windows`",
+        ),
         (&["serve", folder, "--port=0", "--api-key-file", &mark], "mark: is empty"),
         (&["inspect", &empty], "is a file, expected a folder"),
         (&["bench", "--shape", "huge"], "shape is `huge`, expected one of: 2b-4t"),
@@ -91,6 +96,9 @@ fn wrong_input_is_one_line_and_exit_code_one() {
     let unknown = program().args(["bench", "--shape", "tiny"]).env("BITNET_TERNARY", "3bit").output().expect("runs");
     let expected = "error: BITNET_TERNARY: there is no way `3bit` to hold ternary codes, expected one of: 2bit, base3";
     assert!(String::from_utf8_lossy(&unknown.stderr).contains(expected));
+    let many = Command::new(env!("CARGO_BIN_EXE_bitnet-infer")).args(["kernels", "--threads=100000"]).output();
+    let many = many.expect("runs");
+    assert_eq!(String::from_utf8_lossy(&many.stderr), "error: --threads is 100000, expected at most 1024\n");
     let unknown = program().arg("kernels").env("BITNET_KERNEL", "abacus").output().expect("runs");
     assert!(String::from_utf8_lossy(&unknown.stderr).contains("error: BITNET_KERNEL: there is no kernel `abacus`"));
 }
