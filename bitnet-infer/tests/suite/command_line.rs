@@ -172,7 +172,15 @@ fn perplexity_and_inspect_report_in_words_and_in_json() {
     fs::write(&file, "the quick brown fox jumps over the lazy dog ".repeat(20)).expect("written");
     let (words, _) = success(&["perplexity", text(&folder), text(&file), "--context", "64"]);
     assert!(words.contains("keys, values    f32, "), "{words}");
-    assert!(words.contains("nats per token") && words.contains("13 windows of 64, convention windows"), "{words}");
+    assert!(
+        words.contains("nats per token") && words.contains("879 tokens in 14 windows of 64, convention windows"),
+        "{words}"
+    );
+    let (words, _) = success(&["perplexity", text(&folder), text(&file), "--context", "64", "--strict"]);
+    assert!(words.contains("832 tokens in 13 windows of 64, convention windows"), "{words}");
+    // A text shorter than a window is one shorter window.
+    let (words, _) = success(&["perplexity", text(&folder), text(&file), "--context", "300"]);
+    assert!(words.contains("879 tokens in 3 windows of 300"), "{words}");
     let (json, _) =
         success(&["perplexity", text(&folder), text(&file), "--context", "64", "--convention", "llama", "--json"]);
     let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
