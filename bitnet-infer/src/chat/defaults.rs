@@ -9,6 +9,8 @@ use crate::engine::{ModelFiles, Result, SamplerConfig};
 #[derive(Clone, Debug, Default, PartialEq, serde::Deserialize)]
 #[serde(default)]
 pub struct GenerationDefaults {
+    /// Whether tokens are drawn at all; `false` takes the most probable one, whatever the temperature.
+    pub do_sample: Option<bool>,
     /// Divides the logits.
     pub temperature: Option<f32>,
     /// Draw from that many most probable tokens.
@@ -54,7 +56,10 @@ impl GenerationDefaults {
     /// `config` with what is set here.
     pub fn over(&self, config: SamplerConfig) -> SamplerConfig {
         SamplerConfig {
-            temperature: self.temperature.unwrap_or(config.temperature),
+            temperature: match self.do_sample {
+                Some(false) => 0.0,
+                _ => self.temperature.unwrap_or(config.temperature),
+            },
             top_k: self.top_k.unwrap_or(config.top_k),
             top_p: self.top_p.unwrap_or(config.top_p),
             min_p: self.min_p.unwrap_or(config.min_p),
@@ -67,6 +72,20 @@ impl GenerationDefaults {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// transformers takes the most probable token then, and reads neither temperature nor filters; penalties still count.
+    #[test]
+    fn no_sampling_is_no_randomness() {
+        let over = |text: &str| {
+            let defaults: GenerationDefaults = serde_json::from_str(text).expect("parses");
+            defaults.over(SamplerConfig::default())
+        };
+        let greedy = over(r#"{"do_sample": false, "temperature": 0.6, "top_k": 50, "repetition_penalty": 1.1}"#);
+        assert_eq!((greedy.temperature, greedy.top_k, greedy.repeat_penalty), (0.0, 50, 1.1));
+        assert_eq!(over(r#"{"do_sample": true, "temperature": 0.6}"#).temperature, 0.6);
+        assert_eq!(over(r#"{"do_sample": null}"#).temperature, SamplerConfig::default().temperature);
+        assert!(serde_json::from_str::<GenerationDefaults>(r#"{"do_sample": "no"}"#).is_err());
+    }
 
     #[test]
     fn what_is_set_counts_and_nothing_else() {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
+use bitnet_infer::chat::GenerationDefaults;
 use bitnet_infer::engine::{HeadFormat, KvType, Model, SamplerConfig};
 use bitnet_infer::generate::{GenerateOptions, Generation, Generator, StopReason};
 
@@ -29,21 +30,21 @@ pub struct Args {
     /// cost of int8, where there is a top-k or no randomness)
     #[arg(long, value_name = "FORMAT", default_value_t = HeadFormat::Exact)]
     head: HeadFormat,
-    /// Randomness: 0 always takes the most probable token
-    #[arg(long, value_name = "T", default_value_t = 0.8)]
-    temperature: f32,
-    /// Draw from the K most probable tokens (0: all)
-    #[arg(long, value_name = "K", default_value_t = 40)]
-    top_k: usize,
-    /// Draw from the most probable tokens that together reach P
-    #[arg(long, value_name = "P", default_value_t = 0.95)]
-    top_p: f32,
-    /// Draw from tokens at least P times as probable as the first
-    #[arg(long, value_name = "P", default_value_t = 0.05)]
-    min_p: f32,
-    /// Make recent tokens less probable (1: off)
-    #[arg(long, value_name = "X", default_value_t = 1.0)]
-    repeat_penalty: f32,
+    /// Randomness: 0 always takes the most probable token [default: the model's generation_config.json, else 0.8]
+    #[arg(long, value_name = "T")]
+    temperature: Option<f32>,
+    /// Draw from the K most probable tokens (0: all) [default: the model's, else 40]
+    #[arg(long, value_name = "K")]
+    top_k: Option<usize>,
+    /// Draw from the most probable tokens that together reach P [default: the model's, else 0.95]
+    #[arg(long, value_name = "P")]
+    top_p: Option<f32>,
+    /// Draw from tokens at least P times as probable as the first [default: the model's, else 0.05]
+    #[arg(long, value_name = "P")]
+    min_p: Option<f32>,
+    /// Make recent tokens less probable (1: off) [default: the model's, else 1]
+    #[arg(long, value_name = "X")]
+    repeat_penalty: Option<f32>,
     /// How many tokens count as recent
     #[arg(long, value_name = "N", default_value_t = 64)]
     repeat_window: usize,
@@ -76,7 +77,9 @@ Examples:
 /// If the model does not load or the prompt does not fit.
 pub fn run(args: &Args, opening: Opening) -> Result<()> {
     let prompt = args.prompt()?;
-    let loaded = opening.open(&args.model)?.with_head(args.head);
+    let files = opening.files(&args.model)?;
+    let loaded = opening.load(&files)?.with_head(args.head);
+    let options = args.options(&GenerationDefaults::of(&files)?);
     let generator = Generator::new(&loaded.model, loaded.require_tokenizer()?);
     let mut closed = None;
     let on_text = |piece: &str| match if args.json { Ok(()) } else { output::print(piece) } {
@@ -86,7 +89,7 @@ pub fn run(args: &Args, opening: Opening) -> Result<()> {
             ControlFlow::Break(())
         }
     };
-    let generation = generator.run(&prompt, &args.options(), on_text)?;
+    let generation = generator.run(&prompt, &options, on_text)?;
     if let Some(error) = closed {
         return Err(error.into());
     }
@@ -121,21 +124,23 @@ impl Args {
         }
     }
 
-    fn options(&self) -> GenerateOptions {
+    /// What was asked for, where nothing was what the model asks for.
+    fn options(&self, defaults: &GenerationDefaults) -> GenerateOptions {
+        let sampler = defaults.over(SamplerConfig::default());
         GenerateOptions {
             max_new_tokens: self.max_tokens,
-            end_tokens: Vec::new(),
+            end_tokens: defaults.end_tokens().to_vec(),
             stop: self.stop.clone(),
             context: self.context,
             sampler: SamplerConfig {
-                temperature: self.temperature,
-                top_k: self.top_k,
-                top_p: self.top_p,
-                min_p: self.min_p,
-                repeat_penalty: self.repeat_penalty,
+                temperature: self.temperature.unwrap_or(sampler.temperature),
+                top_k: self.top_k.unwrap_or(sampler.top_k),
+                top_p: self.top_p.unwrap_or(sampler.top_p),
+                min_p: self.min_p.unwrap_or(sampler.min_p),
+                repeat_penalty: self.repeat_penalty.unwrap_or(sampler.repeat_penalty),
                 repeat_window: self.repeat_window,
                 seed: self.seed,
-                ..SamplerConfig::default()
+                ..sampler
             },
             kv: self.kv,
             prompt_cache: self.prompt_cache.clone(),

@@ -2,12 +2,12 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::net::IpAddr;
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
+use clap::builder::{RangedU64ValueParser, TypedValueParser};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -50,16 +50,16 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     chat_template: Option<String>,
     /// Texts that are worked on at the same time
-    #[arg(long, value_name = "N", default_value = "16")]
-    parallel: NonZeroUsize,
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = whole(1, MOST_TEXTS))]
+    parallel: usize,
     /// Texts that may wait besides; more are answered with status 429
-    #[arg(long, value_name = "N", default_value_t = 256)]
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = whole(0, MOST_TEXTS))]
     queue: usize,
     /// Tokens of a prompt and its continuation at most [default: the model's limit]
     #[arg(long, value_name = "N")]
     context: Option<usize>,
     /// Memory for keys and values in MiB [default: a full context for each of --parallel, a quarter of the memory at most]
-    #[arg(long, value_name = "MIB")]
+    #[arg(long, value_name = "MIB", value_parser = whole(1, MOST_MIB))]
     kv_memory: Option<usize>,
     /// What keys and values are kept as: f32, f16, int8
     #[arg(long, value_name = "TYPE", default_value_t = KvType::F16)]
@@ -77,20 +77,20 @@ pub struct Args {
     #[arg(long, value_name = "T")]
     temperature: Option<f32>,
     /// Largest body of a request in KiB
-    #[arg(long, value_name = "KIB", default_value_t = 4096)]
+    #[arg(long, value_name = "KIB", default_value_t = 4096, value_parser = whole(1, MOST_KIB))]
     body_limit: usize,
     /// Connections at the same time; others wait
-    #[arg(long, value_name = "N", default_value = "1024")]
-    connections: NonZeroUsize,
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = whole(1, MOST_CONNECTIONS))]
+    connections: usize,
     /// Seconds in which the head of a request must arrive
-    #[arg(long, value_name = "S", default_value_t = 15)]
-    head_time: u64,
+    #[arg(long, value_name = "S", default_value_t = 15, value_parser = whole(1, MOST_SECONDS))]
+    head_time: usize,
     /// Seconds that a client may leave what is written to it unread before it is cut off
-    #[arg(long, value_name = "S", default_value_t = 10)]
-    patience: u64,
+    #[arg(long, value_name = "S", default_value_t = 10, value_parser = whole(1, MOST_SECONDS))]
+    patience: usize,
     /// Seconds that requests have to end in once the server is told to stop
-    #[arg(long, value_name = "S", default_value_t = 10)]
-    grace: u64,
+    #[arg(long, value_name = "S", default_value_t = 10, value_parser = whole(0, MOST_SECONDS))]
+    grace: usize,
     /// Decides the seeds of requests that name none [default: chance]
     #[arg(long)]
     seed: Option<u64>,
@@ -122,10 +122,6 @@ pub fn run(args: &Args, opening: Opening) -> Result<()> {
     let sampler = SamplerConfig { temperature: args.temperature.unwrap_or(sampler.temperature), ..sampler };
     engine::Sampler::new(sampler.clone())?;
     let limits = args.limits(&config)?;
-    let most = [("--parallel", args.parallel.get()), ("--queue", args.queue), ("--body-limit", args.body_limit)];
-    for (option, value) in most {
-        ensure!(value <= MOST, "{option} is {value}, expected at most {MOST}");
-    }
 
     let metrics = Arc::new(Metrics::new());
     let loaded = Arc::new(loaded);
@@ -145,10 +141,10 @@ pub fn run(args: &Args, opening: Opening) -> Result<()> {
     let keys = args.keys()?;
     let access = Access::new(&keys, &args.allow_host, &args.cors_origin).map_err(anyhow::Error::msg)?;
     let connections = Connections {
-        most: args.connections.get(),
-        head_time: Duration::from_secs(args.head_time.max(1)),
-        write_time: Duration::from_secs(args.patience.max(1)),
-        grace: Duration::from_secs(args.grace),
+        most: args.connections,
+        head_time: seconds(args.head_time),
+        write_time: seconds(args.patience),
+        grace: seconds(args.grace),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(HTTP_THREADS)
@@ -182,35 +178,28 @@ pub fn run(args: &Args, opening: Opening) -> Result<()> {
     Ok(())
 }
 
-/// The largest number of texts, and of KiB of a body, that a server may be told to take: more is a slip of the hand, and sums of
-/// such numbers stay in range.
-const MOST: usize = 1 << 20;
-
 impl Args {
     fn limits(&self, config: &bitnet_model::ModelConfig) -> Result<Limits> {
         let context = self.context.unwrap_or(config.max_position_embeddings);
         let cache = KvCache::with_type(config, context, self.kv)?;
-        let full = context.div_ceil(engine::PAGE_TOKENS) * cache.page_bytes();
+        let full = context.div_ceil(engine::PAGE_TOKENS).saturating_mul(cache.page_bytes());
         let kv_bytes = match self.kv_memory {
-            Some(mib) => {
-                ensure!(mib <= usize::MAX >> 20, "--kv-memory is {mib} MiB, expected at most {}", usize::MAX >> 20);
-                mib << 20
-            }
-            None => self.parallel.get().saturating_mul(full).min(total_memory().map_or(usize::MAX, |bytes| bytes / 4)),
+            Some(mib) => mib << 20,
+            None => self.parallel.saturating_mul(full).min(total_memory().map_or(usize::MAX, |bytes| bytes / 4)),
         };
         if kv_bytes < 2 * cache.page_bytes() {
             let least = (2 * cache.page_bytes()).div_ceil(1 << 20);
             bail!("--kv-memory of {} MiB holds no text of this model: at least {least} MiB are needed", kv_bytes >> 20);
         }
         Ok(Limits {
-            parallel: self.parallel.get(),
+            parallel: self.parallel,
             queue: self.queue,
             kv_bytes,
             kv_type: self.kv,
             context,
             prefill: self.prefill,
             prefix_cache: !self.no_prefix_cache,
-            patience: Duration::from_secs(self.patience.max(1)),
+            patience: seconds(self.patience),
         })
     }
 
@@ -308,6 +297,22 @@ fn log_to_stderr(level: &str) -> Result<()> {
     tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_ansi(colours).init();
     Ok(())
 }
+
+/// A whole number within a range: others would overflow what is made of them.
+fn whole(least: usize, most: usize) -> impl TypedValueParser<Value = usize> {
+    RangedU64ValueParser::<usize>::new().range(least as u64..=most as u64)
+}
+
+fn seconds(count: usize) -> Duration {
+    Duration::from_secs(count as u64)
+}
+
+/// Bounds of options, far beyond what a machine can do: texts, connections, a day, 4 GiB of a body, 4 PiB of memory.
+const MOST_TEXTS: usize = 1 << 20;
+const MOST_CONNECTIONS: usize = 1 << 20;
+const MOST_SECONDS: usize = 86_400;
+const MOST_KIB: usize = 4 << 20;
+const MOST_MIB: usize = 4 << 30;
 
 /// The engine has the cores; these wait most of the time.
 const HTTP_THREADS: usize = 2;

@@ -6,6 +6,7 @@ use super::attention::{Attention, Queries};
 use super::buffers::Buffers;
 use super::cache::KvCache;
 use super::error::{Error, Result};
+use super::finite::Part;
 use super::head::NextLogits;
 use super::math;
 use super::model::{Layer, Model};
@@ -16,7 +17,10 @@ use crate::linear::Activations;
 
 /// Rows that go through the blocks together at most; longer batches are cut. Large enough to make the matrix products
 /// worth their loading of weights, small enough to keep the intermediate results in a core's cache.
-const MAX_ROWS: usize = 256;
+pub(super) const MAX_ROWS: usize = 256;
+
+/// Sees numbers behind a part of the model.
+type Watch<'a> = dyn FnMut(Part, &[f32]) + 'a;
 
 /// Which positions' logits a caller wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +88,17 @@ impl Model {
     /// # Panics
     /// If `wanted` is not as long as the batch.
     pub fn states_for(&self, batch: &mut [Sequence], wanted: &[LogitsFor], profile: &mut Profile) -> Result<Vec<f32>> {
+        self.watched_states(batch, wanted, profile, &mut |_, _| {})
+    }
+
+    /// The same; `watch` sees the residual stream `[rows, h]` behind each part of the model.
+    pub(super) fn watched_states(
+        &self,
+        batch: &mut [Sequence],
+        wanted: &[LogitsFor],
+        profile: &mut Profile,
+        watch: &mut Watch,
+    ) -> Result<Vec<f32>> {
         assert_eq!(wanted.len(), batch.len(), "one for each sequence");
         for sequence in batch.iter() {
             self.check(sequence)?;
@@ -96,7 +111,7 @@ impl Model {
             let mut rest = hidden_th.as_mut_slice();
             for segments in steps {
                 let (out, later) = rest.split_at_mut(wanted(&segments) * self.config.hidden_size);
-                self.step(batch, &segments, out, profile);
+                self.step(batch, &segments, out, profile, watch);
                 rest = later;
             }
         });
@@ -146,7 +161,14 @@ impl Model {
         }
     }
 
-    fn step(&self, batch: &mut [Sequence], segments: &[Segment], out_th: &mut [f32], profile: &mut Profile) {
+    fn step(
+        &self,
+        batch: &mut [Sequence],
+        segments: &[Segment],
+        out_th: &mut [f32],
+        profile: &mut Profile,
+        watch: &mut Watch,
+    ) {
         let (h, vectors) = (self.config.hidden_size, self.vectors);
         let rows = segments.iter().map(|segment| segment.tokens.len()).sum::<usize>();
         let mut x_th = vec![0f32; rows * h];
@@ -156,6 +178,7 @@ impl Model {
                 self.embedding.row_to_f32(token as usize, 0..h, row);
             }
         });
+        watch(Part::Embedding, &x_th);
         let mut buffers = self.spare_buffers.take();
         buffers.fit(&self.config, rows);
         let mut asked: Vec<Asked> = segments.iter().map(|s| Asked::all(s, batch[s.sequence].cache.len())).collect();
@@ -171,9 +194,11 @@ impl Model {
             self.attention(index, batch, &asked, &mut buffers, profile);
             let out = &buffers.out_th[..x_th.len()];
             profile.time(Op::Residual, || math::add(vectors, &mut x_th, out, h));
+            watch(Part::Attention(index), &x_th);
             self.feed_forward(layer, &x_th, &mut buffers, profile);
             let out = &buffers.out_th[..x_th.len()];
             profile.time(Op::Residual, || math::add(vectors, &mut x_th, out, h));
+            watch(Part::FeedForward(index), &x_th);
         }
         for segment in segments {
             batch[segment.sequence].cache.advance(segment.tokens.len());

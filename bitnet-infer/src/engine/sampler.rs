@@ -8,6 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use bitnet_model::rng::{Stream, generator};
 
 use super::error::{Error, Result};
+use super::finite::check_logits;
 
 /// How tokens are drawn. The filters apply in this order, which is llama.cpp's: penalties and biases, top-k, top-p, min-p,
 /// temperature; top-p and min-p look at the distribution before the temperature.
@@ -148,7 +149,7 @@ impl Sampler {
         also.extend(&self.forbidden);
         also.sort_unstable();
         also.dedup();
-        Wanted::Largest { count: kept + also.len(), also }
+        Wanted::Largest { count: kept.saturating_add(also.len()), also }
     }
 
     /// The tokens seen lately, each once.
@@ -167,25 +168,25 @@ impl Sampler {
         self.config.presence_penalty != 0.0 || self.config.frequency_penalty != 0.0
     }
 
-    /// Draws the token that follows `history`. A logit that is not a number is taken as impossible.
+    /// Draws the token that follows `history`. Minus infinity marks a token that is impossible.
     ///
-    /// # Panics
-    /// If `logits` is empty.
-    pub fn sample(&mut self, logits: &[f32], history: &[u32]) -> u32 {
-        assert!(!logits.is_empty(), "a vocabulary");
+    /// # Errors
+    /// If a logit is NaN or infinity, or no token is possible: a draw from such logits would mean nothing.
+    pub fn sample(&mut self, logits: &[f32], history: &[u32]) -> Result<u32> {
+        check_logits(logits)?;
         if self.config.temperature == 0.0 {
-            return argmax(&self.penalized(logits, history));
+            return Ok(argmax(&self.penalized(logits, history)));
         }
         let candidates = self.candidates(logits, history);
         let mut left: f64 = self.rng.random();
         for candidate in &candidates {
             left -= candidate.probability;
             if left < 0.0 {
-                return candidate.token;
+                return Ok(candidate.token);
             }
         }
         // The probabilities sum to 1 but for rounding.
-        candidates.last().map_or(0, |candidate| candidate.token)
+        Ok(candidates.last().map_or(0, |candidate| candidate.token))
     }
 
     /// The tokens that [`Sampler::sample`] draws from, most probable first, with probabilities that sum to 1.
@@ -212,9 +213,8 @@ impl Sampler {
     }
 
     fn penalized(&self, logits: &[f32], history: &[u32]) -> Vec<f32> {
-        // NaN is impossible, and infinities would make NaN in the softmax.
-        let clean = |&logit: &f32| if logit.is_nan() { f32::MIN } else { logit.clamp(f32::MIN, f32::MAX) };
-        let mut logits: Vec<f32> = logits.iter().map(clean).collect();
+        // Infinities would make NaN in the softmax.
+        let mut logits: Vec<f32> = logits.iter().map(|&logit| logit.clamp(f32::MIN, f32::MAX)).collect();
         let penalty = self.config.repeat_penalty;
         if penalty != 1.0 {
             for token in self.recent(history) {

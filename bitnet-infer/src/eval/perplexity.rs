@@ -122,7 +122,7 @@ pub fn of_text(
 /// Perplexity of a text that is tokens already, without special tokens.
 ///
 /// # Errors
-/// If there are too few tokens for one window, or one of them is not in the vocabulary.
+/// If there are too few tokens for one window, one of them is not in the vocabulary, or a likelihood is not finite.
 pub fn of_tokens(
     model: &Model,
     tokens: &[u32],
@@ -140,7 +140,11 @@ pub fn of_tokens(
     let mut caches = (0..at_once).map(|_| new_cache()).collect::<Result<Vec<_>>>()?;
     let (mut sum, mut sum_of_squares, mut count) = (0f64, 0f64, 0usize);
     for (group, group_windows) in windows.chunks(at_once).enumerate() {
-        for nats in losses(model, &mut caches, group_windows)? {
+        for (nats, at) in losses(model, &mut caches, group_windows)? {
+            if !nats.is_finite() {
+                let (index, window) = (group * at_once + at, &group_windows[at]);
+                return Err(not_finite(model, index, window, options.kv));
+            }
             (sum, sum_of_squares, count) = (sum + nats, sum_of_squares + nats * nats, count + 1);
         }
         progress(group * at_once + group_windows.len(), windows.len());
@@ -224,15 +228,24 @@ fn windows(tokens: &[u32], bos: Option<u32>, options: PerplexityOptions) -> Resu
     }
 }
 
-/// Negative log-likelihoods of the targets of some windows, read together.
-fn losses(model: &Model, caches: &mut [KvCache], windows: &[Window]) -> Result<Vec<f64>> {
+/// Why a window has a likelihood that is not finite.
+fn not_finite(model: &Model, index: usize, window: &Window, kv: KvType) -> Error {
+    let reason = match model.explained(Error::NoToken, &window.input, kv) {
+        Error::NoToken => "a log-likelihood is not finite: its logits are too far apart".to_owned(),
+        error => error.to_string(),
+    };
+    Error::Input(format!("window {index}, which ends at token {} of the text: {reason}", window.scored.end))
+}
+
+/// Negative log-likelihoods of the targets of some windows, read together, each with the place of its window.
+fn losses(model: &Model, caches: &mut [KvCache], windows: &[Window]) -> Result<Vec<(f64, usize)>> {
     caches.iter_mut().for_each(KvCache::reset);
     let batch = windows.iter().zip(caches).map(|(window, cache)| Sequence { tokens: &window.input, cache });
     let hidden_th = model.hidden_states(&mut batch.collect::<Vec<_>>())?;
     let (h, vocab) = (model.config().hidden_size, model.config().vocab_size);
     let mut all = Vec::new();
     let mut rest = hidden_th.as_slice();
-    for window in windows {
+    for (at, window) in windows.iter().enumerate() {
         let (own, later) = rest.split_at(window.input.len() * h);
         rest = later;
         let scored = &own[(window.input.len() - window.targets.len()) * h..];
@@ -240,7 +253,7 @@ fn losses(model: &Model, caches: &mut [KvCache], windows: &[Window]) -> Result<V
         for (hidden, targets) in scored.chunks(LOGIT_ROWS * h).zip(window.targets.chunks(LOGIT_ROWS)) {
             let logits = model.logits(hidden);
             let rows = logits.par_chunks(vocab).zip(targets);
-            all.par_extend(rows.map(|(row, &target)| negative_log_likelihood(row, target)));
+            all.par_extend(rows.map(|(row, &target)| (negative_log_likelihood(row, target), at)));
         }
     }
     Ok(all)

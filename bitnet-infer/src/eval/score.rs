@@ -1,6 +1,6 @@
 //! Log-probabilities of single tokens.
 
-use crate::engine::{Error, KvCache, KvType, LogitsFor, Model, Result};
+use crate::engine::{Error, KvCache, KvType, LogitsFor, Model, Result, check_logits};
 
 /// What turns logits into log-probabilities: `logit - largest - ln(sum of exp(logit - largest))`, summed in f64.
 #[derive(Clone, Copy, Debug)]
@@ -57,7 +57,7 @@ pub fn score(logits: &[f32], token: u32, top: usize) -> TokenScore {
 /// kept as `kv`.
 ///
 /// # Errors
-/// If there is no context, or both do not fit the model's context together.
+/// If there is no context, both do not fit the model's context together, or the model's numbers are not finite.
 pub fn continuation(
     model: &Model,
     context: &[u32],
@@ -75,7 +75,14 @@ pub fn continuation(
     let vocab = model.config().vocab_size;
     model.forward(&tokens[..context.len() - 1], &mut cache, LogitsFor::None)?;
     let logits = model.forward(&tokens[context.len() - 1..], &mut cache, LogitsFor::All)?;
-    Ok(logits.chunks(vocab).zip(continuation).map(|(logits, &token)| score(logits, token, top)).collect())
+    logits
+        .chunks(vocab)
+        .zip(continuation)
+        .map(|(logits, &token)| {
+            check_logits(logits).map_err(|error| model.explained(error, &tokens, kv))?;
+            Ok(score(logits, token, top))
+        })
+        .collect()
 }
 
 #[cfg(test)]

@@ -139,8 +139,8 @@ impl<'a> Generator<'a> {
     /// none: it is asked for every token whether it wants more).
     ///
     /// # Errors
-    /// If the prompt cannot be encoded or does not fit the context, a setting is out of its range, or the prompt cache cannot
-    /// be read or written.
+    /// If the prompt cannot be encoded or does not fit the context, a setting is out of its range, the prompt cache cannot be
+    /// read or written, or the model's numbers are not finite.
     pub fn run(
         &self,
         prompt: &str,
@@ -223,6 +223,7 @@ impl<'a> Generator<'a> {
                 break StopReason::MaxTokens;
             }
             let token = sampler.sample(&next.logits, &history);
+            let token = token.map_err(|error| self.model.explained(error, &history, options.kv))?;
             rescored = next.rescored.map(|rows| rescored.unwrap_or(0) + rows);
             history.push(token);
             if self.model.config().eos_token_ids.contains(&token) || options.end_tokens.contains(&token) {

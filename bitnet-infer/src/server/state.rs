@@ -83,7 +83,7 @@ impl Server {
         ends.dedup();
         let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let count = AtomicU64::new(0);
-        let most_prompts = limits.queue + limits.parallel;
+        let most_prompts = limits.queue.saturating_add(limits.parallel);
         Ok(Self {
             engine,
             loaded,

@@ -8,7 +8,7 @@ use bitnet_model::tokenizer::Tokenizer;
 use llguidance::api::TopLevelGrammar;
 use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
-use toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
+use toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
 
 /// Makes constraints for one vocabulary; what that takes is prepared with the first.
 #[derive(Default)]
@@ -18,6 +18,10 @@ pub struct Structured {
 
 /// What a text may still become.
 pub struct Constraint(Matcher);
+
+/// Tokens that may come next.
+#[derive(Clone)]
+pub struct Allowed(SimpleVob);
 
 impl Structured {
     /// A constraint to texts that fit a JSON schema. White space is as Python's `json.dumps` writes it: a weak model cannot lose
@@ -62,18 +66,12 @@ fn one_line(error: &impl fmt::Display) -> String {
 }
 
 impl Constraint {
-    /// Makes every token that may not come next impossible.
+    /// Finds out which tokens may come next. This takes time: it walks the vocabulary.
     ///
     /// # Errors
-    /// If what may come next cannot be found out within the limits.
-    pub fn mask(&mut self, logits: &mut [f32]) -> Result<(), String> {
-        let allowed = self.0.compute_mask_or_eos().map_err(|e| one_line(&e))?;
-        for (token, logit) in (0..).zip(logits) {
-            if !allowed.is_allowed(token) {
-                *logit = f32::NEG_INFINITY;
-            }
-        }
-        Ok(())
+    /// If it cannot be found out within the limits.
+    pub fn allowed(&mut self) -> Result<Allowed, String> {
+        self.0.compute_mask_or_eos().map(Allowed).map_err(|e| one_line(&e))
     }
 
     /// Takes the next token. Returns whether the text is complete.
@@ -83,6 +81,17 @@ impl Constraint {
     pub fn push(&mut self, token: u32) -> Result<bool, String> {
         self.0.consume_token(token).map_err(|e| one_line(&e))?;
         Ok(self.0.is_stopped())
+    }
+}
+
+impl Allowed {
+    /// Makes every other token impossible.
+    pub fn mask(&self, logits: &mut [f32]) {
+        for (token, logit) in (0..).zip(logits) {
+            if !self.0.is_allowed(token) {
+                *logit = f32::NEG_INFINITY;
+            }
+        }
     }
 }
 

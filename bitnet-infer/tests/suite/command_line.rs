@@ -119,6 +119,91 @@ fn wrong_usage_is_told_by_exit_code_two() {
     }
 }
 
+/// The largest number of 64 bits, and the least that overflows where it is multiplied, for every option that is a number:
+/// refused in a line that names the option, or harmless. A wrapped number would be a small one, and would be taken.
+#[test]
+fn numbers_are_checked_and_not_wrapped() {
+    let root = tempfile::tempdir().expect("temp dir");
+    let folder = model(root.path());
+    let folder = text(&folder);
+    let largest = u64::MAX.to_string();
+    for (option, wraps) in [
+        ("--queue", largest.clone()),
+        ("--parallel", largest.clone()),
+        ("--kv-memory", (1u64 << 44).to_string()),
+        ("--kv-memory", ((1u64 << 44) + 64).to_string()),
+        ("--body-limit", ((1u64 << 54) + 1).to_string()),
+        ("--connections", largest.clone()),
+        ("--head-time", largest.clone()),
+        ("--patience", largest.clone()),
+        ("--grace", largest.clone()),
+        ("--head-time", "0".to_owned()),
+        ("--patience", "0".to_owned()),
+        ("--body-limit", "0".to_owned()),
+        ("--kv-memory", "0".to_owned()),
+        ("--port", "65536".to_owned()),
+        ("--prefill", "4294967296ms".to_owned()),
+    ] {
+        let output = run(&["serve", folder, option, &wraps]);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{option} {wraps}: {stderr}");
+        let line = stderr.lines().next().unwrap_or_default();
+        assert!(line.contains(option) && line.contains(&wraps), "{option} {wraps}: {stderr}");
+        assert!(!stderr.contains("panicked"), "{stderr}");
+    }
+    let context = refused(&["serve", folder, "--context", &largest]);
+    assert!(context.contains("1 to 300"), "{context}");
+    // As many as there are.
+    let plain = ["generate", folder, "Once", "-n", "5", "--top-k", "0", "--repeat-penalty", "1.3"];
+    let (all, _) = success(&plain);
+    let (most, _) = success(&["generate", folder, "Once", "-n", "5", "--top-k", &largest, "--repeat-penalty", "1.3"]);
+    assert_eq!(most, all);
+    success(&["generate", folder, "Once", "-n", &largest, "--repeat-window", &largest, "--seed", &largest]);
+    for option in
+        ["--prompt", "--generate", "--batch", "--repeats", "--hidden", "--layers", "--ffn", "--heads", "--vocab"]
+    {
+        let message = refused(&["bench", "--shape", "tiny", option, &largest]);
+        assert!(message.contains(&largest) || message.contains(option), "{option}: {message}");
+        assert!(!message.contains("panicked"), "{message}");
+    }
+    let message = refused(&["bench", "--shape", "tiny", "--kv-heads", &largest]);
+    assert!(message.contains("num_key_value_heads"), "{message}");
+}
+
+/// `do_sample: false` is no randomness, in whatever the file says besides; a temperature that was asked for counts.
+#[test]
+fn a_model_that_asks_for_no_sampling_is_not_sampled() {
+    let root = tempfile::tempdir().expect("temp dir");
+    let folder = model(root.path());
+    let says = |json: &str| fs::write(folder.join("generation_config.json"), json).expect("written");
+    let generate = |more: &[&str]| success(&[&["generate", text(&folder), "Once", "-n", "40"], more].concat()).0;
+    let greedy = generate(&["--temperature", "0"]);
+    let hot = |seed: &str| generate(&["--temperature", "1.5", "--seed", seed]);
+    assert_ne!(hot("1"), hot("2"));
+    says(r#"{"do_sample": false, "temperature": 1.5}"#);
+    for seed in ["1", "2", "3"] {
+        assert_eq!(generate(&["--seed", seed]), greedy);
+    }
+    let with_own = hot("1");
+    says(r#"{"do_sample": true, "temperature": 1.5}"#);
+    assert_eq!(generate(&["--seed", "1"]), with_own);
+    assert_ne!(generate(&["--seed", "2"]), with_own);
+    // A chat of piped lines: what it answers does not depend on the seed.
+    says(r#"{"do_sample": false, "temperature": 1.5}"#);
+    let chat = |seed: &str| {
+        let mut child = program()
+            .args(["chat", text(&folder), "--chat-template", "plain", "--no-history", "-n", "20", "--seed", seed])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("runs");
+        child.stdin.take().expect("a pipe").write_all(b"Hello\n").expect("written");
+        child.wait_with_output().expect("ends").stdout
+    };
+    assert_eq!(chat("1"), chat("2"));
+}
+
 #[test]
 fn generate_streams_text_and_tells_the_speed() {
     let root = tempfile::tempdir().expect("temp dir");

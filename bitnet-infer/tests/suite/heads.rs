@@ -25,7 +25,7 @@ fn draw(loaded: &LoadedModel, sampler: &SamplerConfig) -> (Vec<u32>, Option<usiz
         let last = &hidden_th[hidden_th.len() - model.config().hidden_size..];
         let next = model.next_logits(last, &sampler.wanted(&history));
         rescored = next.rescored.map(|rows| rescored.unwrap_or(0) + rows);
-        history.push(sampler.sample(&next.logits, &history));
+        history.push(sampler.sample(&next.logits, &history).expect("finite logits"));
     }
     (history, rescored)
 }

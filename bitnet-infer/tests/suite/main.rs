@@ -14,6 +14,7 @@ mod key_values;
 mod memory;
 mod not_finite;
 mod outside;
+mod overflow;
 mod reference_parity;
 mod round_trips;
 mod schemes;

@@ -6,6 +6,7 @@ mod company;
 mod connections;
 mod conversations;
 mod departures;
+mod faults;
 mod refusals;
 mod requests;
 mod scripts;

@@ -95,6 +95,11 @@ pub fn run(args: &Args, opening: Opening) -> Result<()> {
     if [&args.prompt[..], &args.batch, &[args.generate, args.repeats]].concat().contains(&0) {
         bail!("--prompt, --generate, --batch and --repeats must be at least 1");
     }
+    for (option, value) in [("--batch", most(&args.batch)), ("--repeats", args.repeats)] {
+        if value > MOST_AT_ONCE {
+            bail!("{option} is {value}, expected at most {MOST_AT_ONCE}");
+        }
+    }
     if let Some(folder) = &args.write {
         return Ok(hugging_face::write(folder, &args.random()?.parts()?)?);
     }
@@ -110,6 +115,13 @@ pub fn run(args: &Args, opening: Opening) -> Result<()> {
     }
     Ok(output::print(&report.text())?)
 }
+
+fn most(values: &[usize]) -> usize {
+    values.iter().copied().max().unwrap_or(0)
+}
+
+/// Sequences that generate together, and measurements.
+const MOST_AT_ONCE: usize = 65_536;
 
 impl Args {
     fn random(&self) -> Result<RandomModel> {
@@ -129,7 +141,7 @@ impl Args {
             }
             config.head_dim = hidden / heads;
         }
-        let longest = self.prompt.iter().copied().max().unwrap_or(0);
+        let longest = most(&self.prompt);
         let Some(positions) = longest.checked_add(self.generate).filter(|&positions| positions < 1 << 24) else {
             bail!("--prompt and --generate: {longest} and {} tokens are too many", self.generate);
         };

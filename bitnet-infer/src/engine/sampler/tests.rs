@@ -51,8 +51,8 @@ proptest! {
     }
 
     #[test]
-    fn probabilities_sum_to_one_and_any_logits_are_survived(
-        logits in proptest::collection::vec(prop_oneof![any::<f32>(), Just(f32::NAN), Just(f32::INFINITY), Just(f32::NEG_INFINITY)], 1..40),
+    fn probabilities_sum_to_one_and_no_impossible_token_is_drawn(
+        logits in proptest::collection::vec(prop_oneof![-1e38f32..1e38, Just(f32::MAX), Just(f32::NEG_INFINITY)], 1..40),
         temperature in 0.01f32..3.0,
         history in proptest::collection::vec(0u32..60, 0..9),
     ) {
@@ -60,29 +60,49 @@ proptest! {
         let mut sampler = Sampler::new(config.clone()).expect("valid");
         let sum: f64 = sampler.candidates(&logits, &history).iter().map(|c| c.probability).sum();
         prop_assert!((sum - 1.0).abs() < 1e-9, "sum {}", sum);
-        prop_assert!((sampler.sample(&logits, &history) as usize) < logits.len());
+        let possible = logits.iter().any(|logit| logit.is_finite());
         let mut greedy = Sampler::new(SamplerConfig::greedy()).expect("valid");
-        prop_assert!((greedy.sample(&logits, &history) as usize) < logits.len());
+        for drawn in [sampler.sample(&logits, &history), greedy.sample(&logits, &history)] {
+            prop_assert_eq!(drawn.is_ok(), possible);
+            prop_assert!(drawn.is_err() || logits[drawn.expect("checked") as usize].is_finite());
+        }
+    }
+
+    /// However the filters are set, and wherever it stands.
+    #[test]
+    fn nothing_is_drawn_from_logits_that_are_not_finite(
+        logits in proptest::collection::vec(-9f32..9.0, 1..40),
+        at in any::<proptest::sample::Index>(),
+        value in prop_oneof![Just(f32::NAN), Just(-f32::NAN), Just(f32::INFINITY)],
+        temperature in prop_oneof![Just(0f32), 0.1f32..2.0],
+        top_k in 0usize..3,
+    ) {
+        let (mut logits, token) = (logits, at.index(40));
+        let token = token % logits.len();
+        logits[token] = value;
+        let mut sampler = Sampler::new(SamplerConfig { temperature, top_k, ..ALL }).expect("valid");
+        let message = sampler.sample(&logits, &[]).expect_err("refused").to_string();
+        prop_assert!(message.contains(&format!("the logit of token {token} is ")), "{}", message);
     }
 
     #[test]
     fn greedy_is_the_first_largest(logits in some_logits()) {
-        let token = Sampler::new(SamplerConfig::greedy()).expect("valid").sample(&logits, &[]) as usize;
+        let token = Sampler::new(SamplerConfig::greedy()).expect("valid").sample(&logits, &[]).expect("finite") as usize;
         prop_assert!(logits.iter().enumerate().all(|(i, &l)| l < logits[token] || (l == logits[token] && i >= token)));
     }
 }
 
 #[test]
 fn draws_follow_the_softmax() {
-    let logits = [1.0, 0.0, -1.0, 2.0, f32::NAN];
+    let logits = [1.0, 0.0, -1.0, 2.0, f32::NEG_INFINITY];
     let temperature = 0.7;
     let mut sampler = Sampler::new(SamplerConfig { temperature, ..ALL }).expect("valid");
     let mut counts = [0f64; 5];
     const DRAWS: usize = 100_000;
     for _ in 0..DRAWS {
-        counts[sampler.sample(&logits, &[]) as usize] += 1.0 / DRAWS as f64;
+        counts[sampler.sample(&logits, &[]).expect("finite") as usize] += 1.0 / DRAWS as f64;
     }
-    let weights = logits.map(|l: f32| if l.is_nan() { 0.0 } else { f64::from(l / temperature).exp() });
+    let weights = logits.map(|l: f32| f64::from(l / temperature).exp());
     let total: f64 = weights.iter().sum();
     for (count, weight) in counts.iter().zip(weights) {
         // Five standard deviations of a share of 100,000 draws.
@@ -95,7 +115,7 @@ fn a_seed_decides_all_draws() {
     let logits: Vec<f32> = (0..50).map(|i| (i as f32 * 0.7).sin()).collect();
     let draw = |seed| {
         let mut sampler = Sampler::new(SamplerConfig { seed, ..ALL }).expect("valid");
-        (0..20).map(|_| sampler.sample(&logits, &[])).collect::<Vec<_>>()
+        (0..20).map(|_| sampler.sample(&logits, &[]).expect("finite")).collect::<Vec<_>>()
     };
     assert_eq!(draw(1), draw(1));
     assert_ne!(draw(1), draw(2));
@@ -138,7 +158,7 @@ fn biases_are_added_and_forbidden_tokens_are_never_drawn() {
     assert_eq!(sampler.penalized(&[1.0, 1.0, 4.0], &[]), [1.0, 3.0, 4.0]);
     sampler.forbid(&[2]);
     assert_eq!(sampler.penalized(&[1.0, 1.0, 4.0], &[]), [1.0, 3.0, f32::MIN]);
-    assert!((0..1000).all(|_| sampler.sample(&[1.0, 1.0, 4.0], &[]) != 2));
+    assert!((0..1000).all(|_| sampler.sample(&[1.0, 1.0, 4.0], &[]).expect("finite") != 2));
     sampler.forbid(&[]);
     assert_eq!(sampler.penalized(&[1.0, 1.0, 4.0], &[]), [1.0, 3.0, 4.0]);
 }
@@ -166,6 +186,7 @@ proptest! {
         order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
         let mut some = vec![f32::NEG_INFINITY; logits.len()];
         order.iter().take(count).copied().chain(also.iter().map(|&token| token as usize)).for_each(|i| some[i] = logits[i]);
-        prop_assert_eq!(sampler.clone().sample(&some, &history), sampler.sample(&logits, &history));
+        let drawn = |sampler: &Sampler, logits: &[f32]| sampler.clone().sample(logits, &history).expect("finite");
+        prop_assert_eq!(drawn(&sampler, &some), drawn(&sampler, &logits));
     }
 }

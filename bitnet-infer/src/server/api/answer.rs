@@ -145,8 +145,8 @@ pub fn token_text(server: &Server, token: u32) -> String {
 
 /// What makes the objects of a stream out of events.
 pub trait Chunks: Send + 'static {
-    /// The objects that an event becomes, in order.
-    fn of(&mut self, event: Event) -> Vec<Value>;
+    /// The objects that an event becomes, in order, as JSON.
+    fn of(&mut self, event: Event) -> Vec<String>;
 
     /// The object with the counts, if it was asked for.
     fn usage(&mut self) -> Option<Value>;
@@ -209,7 +209,7 @@ pub async fn stream(
 
 fn take(event: Event, chunks: &mut impl Chunks, open: &mut usize, ready: &mut VecDeque<String>) {
     *open -= usize::from(matches!(event, Event::End { .. }));
-    ready.extend(chunks.of(event).iter().map(Value::to_string));
+    ready.extend(chunks.of(event));
 }
 
 /// Between signs of life in a stream that has nothing to say.

@@ -12,6 +12,7 @@ use super::fields::Fields;
 use super::known::Changes;
 use super::messages::conversation;
 use super::request::Common;
+use super::size::AnswerSize;
 use crate::server::error::ApiError;
 use crate::server::scheduler::{Event, Finish, Scored};
 use crate::server::state::Server;
@@ -41,7 +42,9 @@ pub async fn chat(State(server): State<Arc<Server>>, Body(bytes): Body) -> Resul
         return stream(events, choices, shape).await;
     }
     let answer = Answer::collect(events, 1, choices).await?;
-    Ok(json_text(shape.whole(answer).to_string()))
+    // With log-probabilities of long answers this is some work.
+    let whole = tokio::task::spawn_blocking(move || shape.whole(answer).to_string()).await;
+    Ok(json_text(whole.map_err(|e| ApiError::internal(e.to_string()))?))
 }
 
 fn prepare(server: &Arc<Server>, bytes: &[u8]) -> Result<(Common, Shape, Vec<u32>), ApiError> {
@@ -57,19 +60,25 @@ fn prepare(server: &Arc<Server>, bytes: &[u8]) -> Result<(Common, Shape, Vec<u32
     fields.refuse_rest(&[Changes::Prompt, Changes::Text, Changes::Answer])?;
     messages.iter().try_for_each(|message| server.check_text(message.bytes()))?;
     let tokens = format.encode(server.tokenizer()?, &messages, ending)?;
-    common.fit([tokens.len()].into_iter(), usize::MAX, server)?;
+    let logprobs = logprobs.then_some(top.unwrap_or(0) as usize);
+    let mut size = AnswerSize { prompts: 1, choices: common.options.choices, logprobs, ..AnswerSize::default() };
+    // As much as the context leaves, and an answer may hold.
+    let room = if common.stream { usize::MAX } else { size.room() };
+    common.fit([tokens.len()].into_iter(), room, server)?;
+    size.held_tokens = if common.stream { 0 } else { common.options.max_tokens };
+    size.check()?;
     if !common.ignore_end {
         common.options.end_tokens.extend(format.end_tokens());
         common.options.stops.extend(format.stops().iter().cloned());
     }
-    common.options.logprobs = logprobs.then_some(top.unwrap_or(0) as usize);
+    common.options.logprobs = logprobs;
     let specials = server.tokenizer()?.special_tokens().map(|(id, _)| id);
     let silent = specials.chain(common.options.end_tokens.iter().copied()).collect();
     let shape = Shape {
         server: Arc::clone(server),
         id: server.fresh_id("chatcmpl"),
         created: super::now(),
-        logprobs,
+        logprobs: logprobs.is_some(),
         silent,
         include_usage: common.include_usage,
         totals: Totals::default(),
@@ -143,8 +152,8 @@ impl Shape {
 }
 
 impl Chunks for Shape {
-    fn of(&mut self, event: Event) -> Vec<Value> {
-        match event {
+    fn of(&mut self, event: Event) -> Vec<String> {
+        let chunks: Vec<Value> = match event {
             Event::Text { choice, text, tokens } => {
                 let logprobs = self.logprobs.then(|| self.log(&tokens));
                 let opening = self.opening(choice);
@@ -157,7 +166,8 @@ impl Chunks for Shape {
                 opening.into_iter().chain([self.chunk(choice, json!({}), None, Some(&finish))]).collect()
             }
             Event::Prompt { .. } | Event::Failed(_) => Vec::new(),
-        }
+        };
+        chunks.iter().map(Value::to_string).collect()
     }
 
     fn usage(&mut self) -> Option<Value> {

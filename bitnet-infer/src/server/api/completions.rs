@@ -5,27 +5,31 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::Response;
 use bitnet_model::tokenizer::TextStream;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Value, json};
 
-use super::answer::{Answer, Chunks, Totals, finish_reason, stop_reason, stream, token_text};
+use super::answer::{Answer, Chunks, Totals, finish_reason, stop_reason, stream};
 use super::body::{Body, aside, json_text};
 use super::fields::{Fields, unexpected};
 use super::known::Changes;
+use super::log::{Lists, Log};
 use super::request::{Common, token_ids};
+use super::size::AnswerSize;
 use crate::eval::score::TokenScore;
 use crate::generate::Generator;
 use crate::server::error::ApiError;
-use crate::server::scheduler::{Event, Scored};
+use crate::server::scheduler::Event;
 use crate::server::state::Server;
 
 /// A prompt as it was given and as tokens.
-struct Prompt {
-    tokens: Vec<u32>,
+pub struct Prompt {
+    /// The tokens.
+    pub tokens: Vec<u32>,
     text: String,
     /// What becomes of a character that the tokens begin and do not end, if nothing follows.
     unfinished: String,
     /// Where each token begins in the text, in characters, if that is needed.
-    offsets: Vec<usize>,
+    pub offsets: Vec<usize>,
 }
 
 /// What decides the shape of an answer.
@@ -55,7 +59,8 @@ pub async fn completions(State(server): State<Arc<Server>>, Body(bytes): Body) -
     }
     let answer = Answer::collect(events, prompts, choices).await?;
     // With log-probabilities of long prompts this is some work.
-    let whole = tokio::task::spawn_blocking(move || shape.whole(answer).to_string()).await;
+    let whole = tokio::task::spawn_blocking(move || shape.whole(answer)).await;
+    let whole = whole.map_err(|e| ApiError::internal(e.to_string()))?;
     Ok(json_text(whole.map_err(|e| ApiError::internal(e.to_string()))?))
 }
 
@@ -74,12 +79,16 @@ fn prepare(server: &Arc<Server>, bytes: &[u8]) -> Result<(Common, Shape), ApiErr
     fields.refuse_rest(&[Changes::Prompt, Changes::Text, Changes::Answer])?;
     let mut prompts = prompts(prompt, server, details)?;
     common.fit(prompts.iter().map(|prompt| prompt.tokens.len()), DEFAULT_TOKENS, server)?;
-    let scored: usize = prompts.iter().map(|prompt| prompt.tokens.len()).sum();
-    if echo && logprobs.is_some_and(|top| scored.saturating_mul(top + 1) > MOST_SCORES) {
-        let message =
-            format!("with `echo` asks for more than {MOST_SCORES} log-probabilities: send fewer prompts at a time");
-        return Err(ApiError::field("logprobs", message));
-    }
+    let sum = |of: fn(&Prompt) -> usize| if echo { prompts.iter().map(of).sum() } else { 0 };
+    let size = AnswerSize {
+        prompts: prompts.len(),
+        choices: common.options.choices,
+        echoed_tokens: sum(|prompt| prompt.tokens.len()),
+        echoed_bytes: sum(|prompt| prompt.text.len()),
+        held_tokens: if common.stream { 0 } else { common.options.max_tokens },
+        logprobs,
+    };
+    size.check()?;
     if common.options.max_tokens == 0 {
         prompts.iter_mut().for_each(|prompt| prompt.text.push_str(&prompt.unfinished));
     }
@@ -174,32 +183,61 @@ impl Decoded {
     }
 }
 
+/// A choice of a whole answer.
+#[derive(Serialize)]
+struct Whole<'a> {
+    index: usize,
+    text: String,
+    logprobs: Option<Lists<'a>>,
+    finish_reason: &'static str,
+    stop_reason: Value,
+}
+
+/// A whole answer.
+#[derive(Serialize)]
+struct Everything<'a> {
+    #[serde(flatten)]
+    envelope: Value,
+    choices: Vec<Whole<'a>>,
+}
+
 impl Shape {
-    fn whole(mut self, answer: Answer) -> Value {
-        let mut choices = Vec::new();
+    /// The answer as JSON. What all choices repeat of a prompt exists once, and is written for each.
+    fn whole(mut self, answer: Answer) -> Result<String, serde_json::Error> {
+        let mut ends = Vec::new();
         for (index, choice) in answer.choices.into_iter().enumerate() {
-            let (prompt, scores) = (&self.prompts[index / self.choices], &answer.prompts[index / self.choices]);
-            let mut log = Log::new(&self.server);
-            let mut text = String::new();
-            let mut shift = 0;
-            if self.echo {
-                text.push_str(&prompt.text);
-                shift = prompt.text.chars().count();
-                log.prompt(prompt, scores);
-            }
-            text.push_str(&choice.text);
-            log.new_tokens(&choice.tokens, shift);
             let Some((finish, usage)) = choice.end else { continue };
             self.totals.add(index, self.choices, usage);
-            choices.push(json!({
-                "index": index, "text": text, "logprobs": self.logprobs.then(|| log.object()),
-                "finish_reason": finish_reason(&finish), "stop_reason": stop_reason(&finish),
-            }));
+            ends.push((index, choice.text, choice.tokens, finish));
         }
-        let mut whole = self.envelope(choices);
-        whole["usage"] = self.totals.usage();
-        whole["timings"] = self.totals.timings();
-        whole
+        let prompts: Vec<Log> = self.prompts.iter().zip(&answer.prompts).map(|both| self.prompt_log(both)).collect();
+        let choices = ends.into_iter().map(|(index, new, tokens, finish)| {
+            let prompt = &self.prompts[index / self.choices];
+            let (text, shift) = match self.echo {
+                true => (format!("{}{new}", prompt.text), prompt.text.chars().count()),
+                false => (new, 0),
+            };
+            let mut own = Log::default();
+            own.new_tokens(&self.server, &tokens, shift);
+            let logprobs = self.logprobs.then(|| Lists { first: Some(&prompts[index / self.choices]), own });
+            let (finish_reason, stop_reason) = (finish_reason(&finish), stop_reason(&finish));
+            Whole { index, text, logprobs, finish_reason, stop_reason }
+        });
+        let choices = choices.collect();
+        let mut envelope = self.envelope(Vec::new());
+        envelope.as_object_mut().map(|envelope| envelope.remove("choices"));
+        envelope["usage"] = self.totals.usage();
+        envelope["timings"] = self.totals.timings();
+        serde_json::to_string(&Everything { envelope, choices })
+    }
+
+    /// What is said of the tokens of a prompt, if it is repeated.
+    fn prompt_log(&self, (prompt, scores): (&Prompt, &Vec<TokenScore>)) -> Log {
+        let mut log = Log::default();
+        if self.echo && self.logprobs {
+            log.prompt(&self.server, prompt, scores);
+        }
+        log
     }
 
     fn envelope(&self, choices: Vec<Value>) -> Value {
@@ -209,7 +247,7 @@ impl Shape {
         })
     }
 
-    fn chunk(&self, choice: usize, text: &str, logprobs: Option<Value>, end: Option<(&str, Value)>) -> Value {
+    fn chunk(&self, choice: usize, text: &str, logprobs: Option<Value>, end: Option<(&str, Value)>) -> String {
         let (finish, stop) = end.map_or((None, Value::Null), |(finish, stop)| (Some(finish), stop));
         let choice =
             json!({"index": choice, "text": text, "logprobs": logprobs, "finish_reason": finish, "stop_reason": stop});
@@ -217,30 +255,55 @@ impl Shape {
         if self.include_usage {
             chunk["usage"] = Value::Null;
         }
-        chunk
+        chunk.to_string()
     }
 
-    /// The prompt, as it stands before the text of each of its choices.
-    fn echoed(&self, prompt: usize, scores: &[TokenScore]) -> Vec<Value> {
+    /// The prompt, as it stands before the text of each of its choices: written once for all of them, but for the number.
+    fn echoed(&self, prompt: usize, scores: &Vec<TokenScore>) -> Vec<String> {
         let own = &self.prompts[prompt];
-        let mut log = Log::new(&self.server);
-        log.prompt(own, scores);
-        let logprobs = self.logprobs.then(|| log.object());
+        let log = self.prompt_log((own, scores));
+        let logprobs = self.logprobs.then(|| Lists { first: Some(&log), own: Log::default() });
         let choices = prompt * self.choices..(prompt + 1) * self.choices;
-        choices.map(|choice| self.chunk(choice, &own.text, logprobs.clone(), None)).collect()
+        let chunk = |index| {
+            let choice = Echoed { index, text: &own.text, logprobs: &logprobs, finish_reason: (), stop_reason: () };
+            let mut envelope = self.envelope(Vec::new());
+            envelope.as_object_mut().map(|envelope| envelope.remove("choices"));
+            if self.include_usage {
+                envelope["usage"] = Value::Null;
+            }
+            serde_json::to_string(&EchoedChunk { envelope, choices: [choice] }).unwrap_or_default()
+        };
+        choices.map(chunk).collect()
     }
 }
 
+/// A prompt in a stream.
+#[derive(Serialize)]
+struct EchoedChunk<'a> {
+    #[serde(flatten)]
+    envelope: Value,
+    choices: [Echoed<'a>; 1],
+}
+
+#[derive(Serialize)]
+struct Echoed<'a> {
+    index: usize,
+    text: &'a str,
+    logprobs: &'a Option<Lists<'a>>,
+    finish_reason: (),
+    stop_reason: (),
+}
+
 impl Chunks for Shape {
-    fn of(&mut self, event: Event) -> Vec<Value> {
+    fn of(&mut self, event: Event) -> Vec<String> {
         match event {
             Event::Prompt { prompt, scores } if self.echo => self.echoed(prompt, &scores),
             Event::Prompt { .. } => Vec::new(),
             Event::Text { choice, text, tokens } => {
                 let shift = if self.echo { self.prompts[choice / self.choices].text.chars().count() } else { 0 };
                 let logprobs = self.logprobs.then(|| {
-                    let mut log = Log::new(&self.server);
-                    log.new_tokens(&tokens, shift);
+                    let mut log = Log::default();
+                    log.new_tokens(&self.server, &tokens, shift);
                     log.object()
                 });
                 vec![self.chunk(choice, &text, logprobs, None)]
@@ -263,63 +326,8 @@ impl Chunks for Shape {
     }
 }
 
-/// The four lists of log-probabilities.
-struct Log<'a> {
-    server: &'a Server,
-    tokens: Vec<Value>,
-    logprobs: Vec<Value>,
-    top: Vec<Value>,
-    offsets: Vec<usize>,
-}
-
-impl<'a> Log<'a> {
-    fn new(server: &'a Server) -> Self {
-        Self { server, tokens: Vec::new(), logprobs: Vec::new(), top: Vec::new(), offsets: Vec::new() }
-    }
-
-    /// Nothing is known of the first token: nothing stands before it.
-    fn prompt(&mut self, prompt: &Prompt, scores: &[TokenScore]) {
-        let Some(&first) = prompt.tokens.first() else { return };
-        self.tokens.push(token_text(self.server, first).into());
-        self.logprobs.push(Value::Null);
-        self.top.push(Value::Null);
-        self.offsets.push(0);
-        for (score, &offset) in scores.iter().zip(prompt.offsets.iter().skip(1)) {
-            self.score(score, offset);
-        }
-    }
-
-    fn new_tokens(&mut self, tokens: &[Scored], shift: usize) {
-        for scored in tokens {
-            self.score(&scored.score, shift + scored.offset);
-        }
-    }
-
-    fn score(&mut self, score: &TokenScore, offset: usize) {
-        let mut top = Map::new();
-        // Tokens may look alike; the more probable one stands for them. The token itself is one of the list.
-        for (token, logprob) in score.top.iter().copied().chain([(score.token, score.logprob)]) {
-            let text = token_text(self.server, token);
-            if !top.contains_key(&text) {
-                top.insert(text, logprob.into());
-            }
-        }
-        self.tokens.push(token_text(self.server, score.token).into());
-        self.logprobs.push(score.logprob.into());
-        self.top.push(top.into());
-        self.offsets.push(offset);
-    }
-
-    fn object(self) -> Value {
-        json!({"tokens": self.tokens, "token_logprobs": self.logprobs, "top_logprobs": self.top, "text_offset": self.offsets})
-    }
-}
-
 /// New tokens where a request does not say: OpenAI's number.
 const DEFAULT_TOKENS: usize = 16;
-
-/// Log-probabilities that one answer holds of its prompts, alternatives included.
-const MOST_SCORES: usize = 1 << 20;
 
 /// Alternatives of a token. OpenAI allows 5, but local clients ask for 10.
 const MOST_LOGPROBS: i64 = 20;

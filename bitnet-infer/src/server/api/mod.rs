@@ -7,8 +7,10 @@ mod completions;
 mod fields;
 mod info;
 mod known;
+mod log;
 mod messages;
 mod request;
+mod size;
 mod tokens;
 
 use std::sync::Arc;

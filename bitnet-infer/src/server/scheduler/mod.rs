@@ -3,13 +3,22 @@
 //! Every pass of the engine takes one token of each text that is being generated and a part of the prompts that are being read
 //! (`plan`). What a request gets depends on the request alone: the engine gives each sequence the same numbers in any company,
 //! however its prompt is cut, and whether or not part of it was read before (`prefix`); each choice draws from a random
-//! stream of its own.
+//! stream of its own. And what becomes of a request depends on it alone: an error or a panic at one text ends that text
+//! (`worker`), and its places are free again (`places`).
 
+mod admission;
+mod drawing;
+mod masks;
+mod pass;
+mod places;
 mod plan;
 mod prefix;
 mod scoring;
 mod sequence;
 mod worker;
+
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -18,7 +27,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc as events;
 
-pub use worker::page_limit;
+use places::Places;
+
+pub use admission::page_limit;
 
 use super::metrics::Metrics;
 use super::structured::Constraint;
@@ -108,7 +119,7 @@ pub enum Event {
         /// Counts and times.
         usage: Usage,
     },
-    /// The engine failed; nothing follows.
+    /// A text of the request failed; what follows of the others is not worth waiting for.
     Failed(String),
 }
 
@@ -183,6 +194,8 @@ struct Shared {
 
 enum Command {
     Submit(Submission),
+    /// Something that the engine did not wait for is ready.
+    Look,
     Stop,
 }
 
@@ -191,6 +204,9 @@ struct Submission {
     options: Arc<Options>,
     sink: events::Sender<Event>,
     arrived: Instant,
+    places: Places,
+    /// Wakes the engine's thread.
+    wake: mpsc::Sender<Command>,
 }
 
 impl Engine {
@@ -232,22 +248,13 @@ impl Engine {
         if shared.closed.load(Ordering::Relaxed) {
             return Err(Rejection::ShuttingDown);
         }
-        let limit = shared.queue + shared.parallel;
-        let room = |active: usize| active.checked_add(choices).filter(|&active| active <= limit);
-        if shared.active.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_err() {
-            return Err(Rejection::QueueFull);
-        }
-        shared.waiting.fetch_add(choices, Ordering::Relaxed);
-        let (sink, receiver) = events::channel(EVENTS_HELD.max(2 * choices));
-        let submission = Submission { prompts, options: Arc::new(options), sink, arrived: Instant::now() };
-        match self.commands.send(Command::Submit(submission)) {
-            Ok(()) => Ok(receiver),
-            Err(_) => {
-                shared.active.fetch_sub(choices, Ordering::Relaxed);
-                shared.waiting.fetch_sub(choices, Ordering::Relaxed);
-                Err(Rejection::ShuttingDown)
-            }
-        }
+        let places = Places::take(shared, choices).ok_or(Rejection::QueueFull)?;
+        let (sink, receiver) = events::channel(EVENTS_HELD.max(choices.saturating_mul(2)));
+        let (options, wake) = (Arc::new(options), self.commands.clone());
+        let submission = Submission { prompts, options, sink, arrived: Instant::now(), places, wake };
+        // If the thread has ended, the places go with the submission.
+        self.commands.send(Command::Submit(submission)).map_err(|_| Rejection::ShuttingDown)?;
+        Ok(receiver)
     }
 
     /// Takes no more requests.
@@ -286,6 +293,9 @@ impl Drop for Closing {
         self.0.closed.store(true, Ordering::Relaxed);
     }
 }
+
+/// What a reader is told of a panic.
+const FAULT: &str = "this text made the server fail; this is a fault of the server";
 
 /// Events that a reader may be behind before its request stands still.
 const EVENTS_HELD: usize = 256;

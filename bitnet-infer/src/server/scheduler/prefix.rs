@@ -3,7 +3,8 @@
 //! A tree: each node is a page of tokens behind the pages of its ancestors. Only the last page of a text may be partly filled.
 //! Keys and values are the same whatever else was computed with them, so sharing them changes no text.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 
 use crate::engine::{KvCache, PAGE_TOKENS, Page};
 
@@ -12,12 +13,17 @@ use crate::engine::{KvCache, PAGE_TOKENS, Page};
 pub struct PrefixCache {
     nodes: HashMap<u64, Node>,
     roots: Children,
+    /// Nodes that none builds upon, the least recently used first.
+    leaves: BTreeSet<(u64, u64)>,
     next_id: u64,
     clock: u64,
+    /// Leaves that were looked at to find one that can be given up.
+    #[cfg(test)]
+    looks: std::cell::Cell<usize>,
 }
 
-/// Nodes by their tokens.
-type Children = HashMap<Box<[u32]>, u64>;
+/// Nodes by their tokens, in order: those that begin alike are neighbours.
+type Children = BTreeMap<Box<[u32]>, u64>;
 
 struct Node {
     parent: Option<u64>,
@@ -41,7 +47,11 @@ impl PrefixCache {
         }
         let rest = &wanted[done..];
         let common = |page: &[u32]| page.iter().zip(rest).take_while(|(a, b)| a == b).count();
-        let best = self.children(at).iter().map(|(page, &id)| (common(page), id)).max();
+        // Of pages in order, one before or behind the place of `rest` has most in common with it.
+        let children = self.children(at);
+        let before = children.range::<[u32], _>((Bound::Unbounded, Bound::Included(rest))).next_back();
+        let behind = children.range::<[u32], _>((Bound::Excluded(rest), Bound::Unbounded)).next();
+        let best = before.into_iter().chain(behind).map(|(page, &id)| (common(page), id)).max();
         if let Some((common, id)) = best.filter(|(common, _)| *common >= LEAST_TOKENS) {
             self.take(id, common, cache);
             done += common;
@@ -61,36 +71,64 @@ impl PrefixCache {
                 Some(&id) => id,
                 None => self.insert(at, tokens, page),
             };
-            if let Some(node) = self.nodes.get_mut(&id) {
-                node.used = self.clock;
-            }
+            self.touch(id);
             at = Some(id);
         }
     }
 
     /// Gives up the page that was not used for longest, of those that nobody else holds and none builds upon. Returns whether
-    /// there was one.
+    /// there was one. Besides the page itself it looks at pages that texts hold which are worked on, whatever else is kept.
     pub fn evict(&mut self) -> bool {
-        let idle = self.nodes.iter().filter(|(_, node)| node.children.is_empty() && !node.page.is_shared());
-        let Some((&id, _)) = idle.min_by_key(|(id, node)| (node.used, **id)) else { return false };
+        let Some(id) = self.idle_leaves().next() else { return false };
         self.remove(id);
         true
     }
 
-    /// Pages that could be given up, one after the other: those that neither anybody holds nor anything builds upon that is
-    /// held.
-    pub fn evictable(&self) -> usize {
-        let mut held = HashSet::new();
-        for (&id, node) in self.nodes.iter().filter(|(_, node)| node.page.is_shared()) {
-            let mut above = Some((id, node));
-            while let Some((id, node)) = above {
-                // Whoever was seen before has been followed upwards.
-                let first = held.insert(id);
-                let parent = node.parent.filter(|_| first);
-                above = parent.and_then(|id| self.nodes.get(&id).map(|node| (id, node)));
+    /// Whether so many pages could be given up, one after the other: those that neither anybody holds nor anything builds upon
+    /// that is held. It looks no further than that.
+    pub fn can_give_up(&self, pages: usize) -> bool {
+        let mut found = 0;
+        // Children that could be given up, of each page that has some.
+        let mut gone: HashMap<u64, usize> = HashMap::new();
+        let mut leaves = self.idle_leaves();
+        while found < pages {
+            let Some(mut id) = leaves.next() else { return false };
+            found += 1;
+            while let Some((above, node)) = self.parent(id) {
+                let gone = gone.entry(above).or_default();
+                *gone += 1;
+                if *gone < node.children.len() || node.page.is_shared() {
+                    break;
+                }
+                found += 1;
+                id = above;
             }
         }
-        self.nodes.len() - held.len()
+        true
+    }
+
+    /// Nodes that can be given up now, the least recently used first.
+    fn idle_leaves(&self) -> impl Iterator<Item = u64> {
+        self.leaves.iter().map(|&(_, id)| id).filter(|id| {
+            #[cfg(test)]
+            self.looks.set(self.looks.get() + 1);
+            self.nodes.get(id).is_some_and(|node| !node.page.is_shared())
+        })
+    }
+
+    fn parent(&self, id: u64) -> Option<(u64, &Node)> {
+        let above = self.nodes.get(&id)?.parent?;
+        self.nodes.get(&above).map(|node| (above, node))
+    }
+
+    /// A node has been used.
+    fn touch(&mut self, id: u64) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            if self.leaves.remove(&(node.used, id)) {
+                self.leaves.insert((self.clock, id));
+            }
+            node.used = self.clock;
+        }
     }
 
     /// Pages kept.
@@ -102,6 +140,7 @@ impl PrefixCache {
     pub fn clear(&mut self) {
         self.nodes.clear();
         self.roots.clear();
+        self.leaves.clear();
     }
 
     fn children(&self, of: Option<u64>) -> &Children {
@@ -116,29 +155,42 @@ impl PrefixCache {
     }
 
     fn take(&mut self, id: u64, tokens: usize, cache: &mut KvCache) {
-        if let Some(node) = self.nodes.get_mut(&id) {
-            node.used = self.clock;
+        self.touch(id);
+        if let Some(node) = self.nodes.get(&id) {
             cache.share(&node.page, tokens);
         }
     }
 
     fn insert(&mut self, parent: Option<u64>, tokens: &[u32], page: &Page) -> u64 {
         // What this page holds all of is no longer needed.
+        let children = self.children(parent);
         let shorter: Vec<u64> =
-            self.children(parent).iter().filter(|(known, _)| tokens.starts_with(known)).map(|(_, &id)| id).collect();
+            (1..tokens.len()).filter_map(|length| children.get(&tokens[..length]).copied()).collect();
         shorter.into_iter().for_each(|id| self.remove(id));
         let id = self.next_id;
         self.next_id += 1;
         let tokens: Box<[u32]> = tokens.into();
         self.children_mut(parent).insert(tokens.clone(), id);
+        if let Some((above, node)) = parent.and_then(|id| self.nodes.get(&id).map(|node| (id, node))) {
+            self.leaves.remove(&(node.used, above));
+        }
+        self.leaves.insert((self.clock, id));
         let node = Node { parent, tokens, page: page.clone(), children: Children::new(), used: self.clock };
         self.nodes.insert(id, node);
         id
     }
 
+    /// Gives up a node that none builds upon.
     fn remove(&mut self, id: u64) {
-        if let Some(node) = self.nodes.remove(&id) {
-            self.children_mut(node.parent).remove(&node.tokens);
+        let Some(node) = self.nodes.remove(&id) else { return };
+        self.leaves.remove(&(node.used, id));
+        let above = node.parent;
+        let siblings = self.children_mut(above);
+        siblings.remove(&node.tokens);
+        if siblings.is_empty()
+            && let Some((above, node)) = above.and_then(|id| self.nodes.get(&id).map(|node| (id, node)))
+        {
+            self.leaves.insert((node.used, above));
         }
     }
 }
@@ -194,7 +246,7 @@ mod tests {
                 }
                 drop(cache);
                 prop_assert_eq!(count.now(), known.pages());
-                prop_assert_eq!(known.evictable(), known.pages());
+                prop_assert!(known.can_give_up(known.pages()) && !known.can_give_up(known.pages() + 1));
             }
             while known.evict() {}
             prop_assert_eq!((known.pages(), count.now()), (0, 0));
@@ -212,12 +264,45 @@ mod tests {
         assert_eq!((known.pages(), count.now()), (6, 6));
         // The first text is used again and held on to.
         let (held, done, _) = read(&model, &count, &texts[0], Some(&mut known));
-        assert_eq!((done, known.evictable()), (128, 4));
+        assert_eq!(done, 128);
+        assert!(known.can_give_up(4) && !known.can_give_up(5));
         while known.evict() {}
         assert_eq!(known.pages(), 2);
         assert_eq!(read(&model, &count, &texts[0], Some(&mut known)).1, 128);
         assert_eq!(read(&model, &count, &texts[1], Some(&mut known)).1, 0);
         drop(held);
         assert!(known.evict() && known.evict() && !known.evict());
+    }
+
+    /// One page after the other, the least recently used first, without a look at the rest.
+    #[test]
+    fn giving_up_a_page_does_not_look_at_all_the_others() {
+        let (model, count, mut known) = (model(), PageCount::default(), PrefixCache::default());
+        let texts: Vec<Vec<u32>> =
+            (0..300u32).map(|text| (0..130).map(|i| (i * 3 + text * (1 + i % 2)) % 256).collect()).collect();
+        let mut held = Vec::new();
+        for (number, text) in texts.iter().enumerate() {
+            let (cache, ..) = read(&model, &count, text, Some(&mut known));
+            known.keep(text, &cache, false);
+            if number % 75 == 0 {
+                held.push(cache);
+            }
+        }
+        let (kept, in_use) = (known.pages(), 2 * held.len());
+        assert!(kept > 500, "{kept} pages");
+        assert!(known.can_give_up(kept - in_use) && !known.can_give_up(kept - in_use + 1));
+        known.looks.set(0);
+        assert!(known.can_give_up(10));
+        assert!(known.looks.get() <= 10 + held.len(), "{} looks for ten pages", known.looks.get());
+        let mut evicted = 0;
+        loop {
+            known.looks.set(0);
+            if !known.evict() {
+                break;
+            }
+            evicted += 1;
+            assert!(known.looks.get() <= 1 + held.len(), "{} looks for one page of {kept}", known.looks.get());
+        }
+        assert_eq!((evicted, known.pages()), (kept - in_use, in_use));
     }
 }

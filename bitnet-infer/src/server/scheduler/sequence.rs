@@ -3,15 +3,16 @@
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Instant;
 
 use bitnet_model::tokenizer::{TextStream, Tokenizer};
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 
-use super::{Constraint, Event, Finish, Options, Scored, Usage};
-use crate::engine::{self, KvCache, Sampler};
+use super::masks::{Guide, Masks};
+use super::{Command, Event, Finish, Options, Places, Scored, Usage};
+use crate::engine::{self, KvCache, NextLogits, Sampler, check_logits};
 use crate::eval::score::TokenScore;
 use crate::generate::StopFilter;
 
@@ -22,22 +23,28 @@ pub struct Ticket {
     pub arrived: Instant,
     /// When the reader last took something.
     pub taken: Cell<Option<Instant>>,
+    /// Wakes the engine's thread.
+    pub wake: mpsc::Sender<Command>,
 }
 
 /// A prompt being read, or a text being generated.
 ///
-/// Invariant: `cache` holds the first `cache.len()` of `tokens`, and at least the last one is missing.
+/// Invariant: `cache` holds the first `cache.len()` of `tokens`, and at least the last one is missing unless `next` is there.
 pub struct Sequence<'a> {
     pub ticket: Rc<Ticket>,
     pub prompt: usize,
     pub choice: usize,
-    /// Choices that go their own ways once the prompt is read.
-    pub forks: usize,
+    /// Its own, and those of choices that go their own ways once the prompt is read.
+    pub places: Places,
     pub tokens: Vec<u32>,
     pub prompt_tokens: usize,
     pub cache: KvCache,
     pub sampler: Sampler,
-    pub constraint: Option<Constraint>,
+    pub guide: Option<Guide>,
+    /// Logits from which no token was drawn yet, because it is not known what may come next. Then nothing is pending.
+    pub next: Option<NextLogits>,
+    /// Whether a pass with this text and others has failed: it goes on alone until its next token.
+    pub suspect: bool,
     /// Scores of the prompt so far, if they are wanted.
     pub scores: Option<Vec<TokenScore>>,
     pub text: Text<'a>,
@@ -49,6 +56,65 @@ pub struct Sequence<'a> {
 }
 
 impl<'a> Sequence<'a> {
+    /// The text of `tokens`, the prompt `prompt` of a request, with an empty cache.
+    ///
+    /// # Errors
+    /// If a token is none of the model's, the prompt is empty or longer than the cache, a setting of the sampler is out of its
+    /// range, or the tokenizer's decoder fails.
+    pub fn new(
+        ticket: &Rc<Ticket>,
+        (prompt, tokens): (usize, Vec<u32>),
+        places: Places,
+        (tokenizer, vocab_size): (&'a Tokenizer, usize),
+        cache: KvCache,
+    ) -> engine::Result<Self> {
+        let options = &ticket.options;
+        if let Some((index, &token)) = tokens.iter().enumerate().find(|(_, token)| **token as usize >= vocab_size) {
+            return Err(engine::Error::Token { token, index, vocab_size });
+        }
+        if tokens.is_empty() {
+            return Err(engine::Error::Input("the prompt is empty".into()));
+        }
+        if tokens.len() > cache.capacity() {
+            return Err(engine::Error::ContextFull { used: 0, capacity: cache.capacity(), more: tokens.len() });
+        }
+        let choice = prompt * options.choices;
+        let mut config = options.sampler.clone();
+        config.seed = config.seed.wrapping_add(choice as u64);
+        let mut sequence = Self {
+            ticket: Rc::clone(ticket),
+            prompt,
+            choice,
+            places,
+            prompt_tokens: tokens.len(),
+            cache,
+            sampler: Sampler::new(config)?.after_prompt(tokens.len()),
+            guide: options.constraint.clone().map(|constraint| Guide::new(constraint, ticket.wake.clone())),
+            next: None,
+            suspect: false,
+            scores: options.prompt_logprobs.map(|_| Vec::new()),
+            text: Text::new(tokenizer, &tokens, &options.stops)?,
+            tokens,
+            outbox: Outbox::default(),
+            cached_tokens: None,
+            admitted: None,
+            first_token: None,
+            last_token: None,
+        };
+        sequence.forbid_ends();
+        Ok(sequence)
+    }
+
+    /// Forgets what was computed of the text: it is computed again, to the same bits.
+    pub fn restart(&mut self, empty: KvCache) {
+        (self.cache, self.next) = (empty, None);
+    }
+
+    /// Whether it is known which tokens may come next.
+    pub fn may_draw(&mut self) -> bool {
+        self.guide.as_mut().is_none_or(Guide::is_ready)
+    }
+
     /// Tokens before the next one can be drawn.
     pub fn pending(&self) -> usize {
         self.tokens.len() - self.cache.len()
@@ -76,8 +142,8 @@ impl<'a> Sequence<'a> {
     /// The choice `nth` of the same prompt, at the point where they part.
     ///
     /// # Errors
-    /// If a setting of the sampler is out of its range.
-    pub fn fork(&self, nth: usize) -> engine::Result<Self> {
+    /// If a setting of the sampler is out of its range, or it is not known which tokens may come next.
+    pub fn fork(&self, nth: usize, places: Places) -> engine::Result<Self> {
         let mut config = self.ticket.options.sampler.clone();
         let choice = self.choice + nth;
         config.seed = config.seed.wrapping_add(choice as u64);
@@ -85,12 +151,14 @@ impl<'a> Sequence<'a> {
             ticket: Rc::clone(&self.ticket),
             prompt: self.prompt,
             choice,
-            forks: 0,
+            places,
             tokens: self.tokens.clone(),
             prompt_tokens: self.prompt_tokens,
             cache: self.cache.clone(),
             sampler: Sampler::new(config)?.after_prompt(self.prompt_tokens),
-            constraint: self.constraint.clone(),
+            guide: self.guide.as_ref().map(Guide::fork).transpose()?,
+            next: None,
+            suspect: false,
             scores: None,
             text: self.text.clone(),
             outbox: Outbox::default(),
@@ -103,29 +171,41 @@ impl<'a> Sequence<'a> {
         Ok(fork)
     }
 
-    /// Draws the next token; the error is why the constraint cannot be held to.
-    pub fn draw(&mut self, logits: &[f32]) -> Result<u32, String> {
-        let Some(constraint) = &mut self.constraint else { return Ok(self.sampler.sample(logits, &self.tokens)) };
+    /// Draws the next token.
+    ///
+    /// # Errors
+    /// If the constraint cannot be held to, or the logits are not finite.
+    pub fn draw(&mut self, logits: &[f32]) -> engine::Result<u32> {
+        // Beside the masks below, which hide tokens: what they hide must be finite too.
+        let Some(guide) = &self.guide else { return self.sampler.sample(logits, &self.tokens) };
+        check_logits(logits)?;
         let mut allowed = logits.to_vec();
-        constraint.mask(&mut allowed)?;
-        Ok(self.sampler.sample(&allowed, &self.tokens))
+        guide.allowed()?.mask(&mut allowed);
+        self.sampler.sample(&allowed, &self.tokens)
     }
 
     /// Takes the next token: its text goes to the reader. Returns why the text has ended, if it has.
     ///
     /// # Errors
-    /// If the tokenizer's decoder fails.
-    pub fn push(&mut self, token: u32, score: Option<TokenScore>, context: usize) -> engine::Result<Option<Finish>> {
+    /// If the tokenizer's decoder fails, or the constraint does not allow the token.
+    pub fn push(
+        &mut self,
+        token: u32,
+        score: Option<TokenScore>,
+        context: usize,
+        masks: &mut Masks,
+    ) -> engine::Result<Option<Finish>> {
         self.tokens.push(token);
         let options = Arc::clone(&self.ticket.options);
         let ends = options.end_tokens.contains(&token) && self.generated() > options.min_tokens;
         let (mut text, mut tokens) = self.text.push(token, score, ends)?;
-        let complete = self.constraint.as_mut().map(|constraint| constraint.push(token));
+        let complete = match &mut self.guide {
+            Some(guide) if !ends => guide.push(token, masks)?,
+            _ => false,
+        };
         let mut finish = if ends {
             Some(Finish::EndToken(token))
-        } else if let Some(Err(reason)) = complete {
-            Some(Finish::Broken(reason))
-        } else if complete == Some(Ok(true)) {
+        } else if complete {
             Some(Finish::Complete)
         } else if let Some(stop) = self.text.stopped() {
             Some(Finish::StopText(stop))
