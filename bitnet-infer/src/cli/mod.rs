@@ -16,13 +16,14 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 
 use bitnet_infer::engine::{self, Arrangement, LoadedModel, ModelFiles};
 use bitnet_infer::hub;
 use bitnet_infer::kernels::{self as table, Kernel, Ternary};
 use bitnet_model::files::gguf::{GgufOptions, I2sLayout};
+use bitnet_model::files::source::WARNING;
 
 /// Runs packed 1-bit and 1.58-bit language models.
 #[derive(Parser)]
@@ -95,6 +96,7 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<()> {
     if let Some(threads) = cli.global.threads {
+        ensure!(threads.get() <= MOST_THREADS, "--threads is {threads}, expected at most {MOST_THREADS}");
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.get());
         pool.build_global().with_context(|| format!("cannot start {threads} threads"))?;
     }
@@ -150,9 +152,22 @@ impl Opening {
 
     /// A model in memory.
     fn open(self, model: &Path) -> Result<LoadedModel> {
-        Ok(engine::open_files(&self.files(model)?, self.arrangement)?)
+        self.load(&self.files(model)?)
+    }
+
+    /// The same of files that are open. What looks wrong in them is said on stderr.
+    fn load(self, files: &ModelFiles) -> Result<LoadedModel> {
+        let loaded = engine::open_files(files, self.arrangement)?;
+        for warning in &loaded.warnings {
+            // With stderr gone there is nobody left to tell.
+            let _ = writeln!(io::stderr(), "{WARNING}{warning}");
+        }
+        Ok(loaded)
     }
 }
+
+/// More than any machine has cores: starting so many takes a second at most.
+const MOST_THREADS: usize = 1024;
 
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
     let kinds = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use bitnet_infer::chat::{BUILT_IN, ChatFormat, GenerationDefaults};
-use bitnet_infer::engine::{self, HeadFormat, KvCache, KvType, ModelFiles, SamplerConfig};
+use bitnet_infer::engine::{self, HeadFormat, KvCache, KvType, SamplerConfig};
 use bitnet_infer::server::metrics::Metrics;
 use bitnet_infer::server::scheduler::{Engine, Limits, Prefill};
 use bitnet_infer::server::{Access, Connections, Parts, Server, serve};
@@ -23,7 +23,7 @@ use super::{Opening, output};
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Model folder, GGUF file or llama2.c file
+    /// Model folder, GGUF file, llama2.c file, or hub:OWNER/NAME[@REVISION][:FILE]
     model: PathBuf,
     /// Address to listen on; anything but the loopback lets other machines in
     #[arg(long, default_value = "127.0.0.1", value_name = "IP")]
@@ -112,8 +112,8 @@ const EXAMPLES: &str = "Examples:
 /// If the model does not load, cannot be served as asked, or the address is taken.
 pub fn run(args: &Args, opening: Opening) -> Result<()> {
     log_to_stderr(&args.log)?;
-    let files = ModelFiles::open(&args.model, opening.gguf)?;
-    let loaded = engine::open_files(&files, opening.arrangement)?.with_head(args.head);
+    let files = opening.files(&args.model)?;
+    let loaded = opening.load(&files)?.with_head(args.head);
     let config = loaded.model.config().clone();
     let tokenizer = loaded.require_tokenizer()?;
     let chat = ChatFormat::of(&files, &config, tokenizer, args.chat_template.as_deref())?;
@@ -122,6 +122,10 @@ pub fn run(args: &Args, opening: Opening) -> Result<()> {
     let sampler = SamplerConfig { temperature: args.temperature.unwrap_or(sampler.temperature), ..sampler };
     engine::Sampler::new(sampler.clone())?;
     let limits = args.limits(&config)?;
+    let most = [("--parallel", args.parallel.get()), ("--queue", args.queue), ("--body-limit", args.body_limit)];
+    for (option, value) in most {
+        ensure!(value <= MOST, "{option} is {value}, expected at most {MOST}");
+    }
 
     let metrics = Arc::new(Metrics::new());
     let loaded = Arc::new(loaded);
@@ -178,14 +182,21 @@ pub fn run(args: &Args, opening: Opening) -> Result<()> {
     Ok(())
 }
 
+/// The largest number of texts, and of KiB of a body, that a server may be told to take: more is a slip of the hand, and sums of
+/// such numbers stay in range.
+const MOST: usize = 1 << 20;
+
 impl Args {
     fn limits(&self, config: &bitnet_model::ModelConfig) -> Result<Limits> {
         let context = self.context.unwrap_or(config.max_position_embeddings);
         let cache = KvCache::with_type(config, context, self.kv)?;
         let full = context.div_ceil(engine::PAGE_TOKENS) * cache.page_bytes();
         let kv_bytes = match self.kv_memory {
-            Some(mib) => mib << 20,
-            None => (self.parallel.get() * full).min(total_memory().map_or(usize::MAX, |bytes| bytes / 4)),
+            Some(mib) => {
+                ensure!(mib <= usize::MAX >> 20, "--kv-memory is {mib} MiB, expected at most {}", usize::MAX >> 20);
+                mib << 20
+            }
+            None => self.parallel.get().saturating_mul(full).min(total_memory().map_or(usize::MAX, |bytes| bytes / 4)),
         };
         if kv_bytes < 2 * cache.page_bytes() {
             let least = (2 * cache.page_bytes()).div_ceil(1 << 20);

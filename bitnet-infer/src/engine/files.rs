@@ -13,7 +13,7 @@ use bitnet_model::files::hugging_face::{
 use bitnet_model::files::llama2c::{self, Llama2c};
 use bitnet_model::files::source::WeightSource;
 use bitnet_model::files::tensors::TensorFile;
-use bitnet_model::files::{mistaken, names_in, read_ordinary};
+use bitnet_model::files::{mistaken, names_in, read_ordinary, text};
 use bitnet_model::tokenizer::Tokenizer;
 
 use super::error::{Error, Result};
@@ -155,7 +155,7 @@ impl ModelFiles {
         match &self.format {
             Format::Folder(..) => {
                 let path = self.path.join(TOKENIZER_FILE);
-                Ok(if path.exists() { Some(read_ordinary(&path, LARGEST_TOKENIZER)?) } else { None })
+                Ok(if path.exists() { Some(text::read(&path, LARGEST_TOKENIZER)?.into_bytes()) } else { None })
             }
             Format::Gguf => {
                 let file = GgufFile::parse(map.bytes(), name)?;

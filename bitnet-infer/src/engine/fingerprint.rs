@@ -7,7 +7,7 @@ use std::hash::Hasher;
 use bitnet_model::weights::{LayerWeights, LinearWeights};
 use twox_hash::XxHash3_64;
 
-use super::model::Model;
+use super::model::{Layer, Model};
 use crate::kernels::Floats;
 
 /// Bytes on their way into one number.
@@ -64,11 +64,16 @@ pub(super) fn of_layer(weights: &LayerWeights) -> u64 {
 }
 
 /// Of what decides the keys and values of `tokens`: the configuration, the rotary frequencies, every block, and the rows of
-/// the embedding that the tokens read. Final norm and head play no part in keys and values.
+/// the embedding that the tokens read; and the kernel, where products are sums of floats. Final norm and head play no part in
+/// keys and values.
 pub(super) fn of_prompt(model: &Model, tokens: &[u32]) -> u64 {
     let mut digest = Digest::new();
     digest.add(model.config.to_json().as_bytes());
     digest.add_numbers(model.rope.frequencies());
+    // Sums of codes are exact on every kernel; those of floats are rounded in another order on another one.
+    if !model.layers.iter().all(Layer::is_exact) || model.config.quantization.activation.is_none() {
+        digest.add(model.kernel.name.as_bytes());
+    }
     model.layers.iter().for_each(|layer| digest.add(&layer.fingerprint.to_le_bytes()));
     let mut row = vec![0f32; model.config.hidden_size];
     for &token in tokens {
@@ -203,6 +208,15 @@ mod tests {
                     Model::from_parts(own.parts().expect("possible"), Arrangement { kernel, ternary: Some(ternary) });
                 assert_eq!(of_prompt(&ways, &TOKENS), expected, "{} {ternary:?}", kernel.name);
             }
+        }
+        // Sums of floats are rounded as a kernel has it.
+        for (weight, activation) in [("none", "none"), ("none", "int8"), ("ternary", "none")] {
+            let mut floats = recipe("none");
+            floats.config.quantization = Quantization::by_name(weight, activation).expect("known");
+            let scalar = floats.build(kernels::by_name("scalar").expect("always there")).expect("possible");
+            let best = model(&floats);
+            let is_same = scalar.kernel.name == best.kernel.name;
+            assert_eq!(of_prompt(&scalar, &TOKENS) == of_prompt(&best, &TOKENS), is_same, "{weight}, {activation}");
         }
         // Heads in other forms read another copy of the table; the embedding's rows stay.
         let tied = RandomModel::named("tiny").expect("known");

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 
 use bitnet_model::ModelConfig;
 use bitnet_model::files::hugging_face::ModelParts;
+use bitnet_model::oddities;
 use bitnet_model::packed::Layout;
 use bitnet_model::weights::{LayerWeights, LinearWeights};
 
@@ -32,6 +33,8 @@ pub struct Model {
     pub(super) rope: RopeTable,
     pub(super) vectors: Vectors,
     pub(super) spare_buffers: SpareBuffers,
+    /// What looks wrong in its weights.
+    warnings: Vec<String>,
 }
 
 /// One transformer block.
@@ -72,9 +75,11 @@ impl Model {
         let ternary = TernaryChoice { ternary, rates: None };
         let ModelParts { config, embedding, head, final_norm, layers, .. } = parts;
         assert_eq!(layers.len(), config.num_hidden_layers, "one part per block");
+        let odd = layers.iter().enumerate().flat_map(|(index, weights)| oddities::of_block(config, index, weights));
+        let warnings = odd.collect();
         let layers = layers.into_iter().map(|weights| Layer::new(weights, kernel, ternary.ternary)).collect();
         let tables = Tables { embedding: Table::new(embedding), head: head.map(Table::new), final_norm };
-        Self::assemble(config.clone(), tables, layers, (kernel, ternary))
+        Self { warnings, ..Self::assemble(config.clone(), tables, layers, (kernel, ternary)) }
     }
 
     /// Takes the blocks one by one from `next`, and drops each as soon as it is arranged.
@@ -86,21 +91,24 @@ impl Model {
     ) -> Result<Self> {
         check_columns(&config)?;
         let (kernel, ternary) = (arrangement.kernel, arrangement.choose(&config)?);
-        let mut layers = Vec::new();
+        let (mut layers, mut warnings) = (Vec::new(), Vec::new());
         let indices: Vec<usize> = (0..config.num_hidden_layers).collect();
         for indices in indices.chunks(BLOCKS_AT_ONCE) {
             let arrange = |&index: &usize| {
                 let weights = next(index)?;
                 check_packed(&weights)?;
-                Ok(Layer::new(weights, kernel, ternary.ternary))
+                let odd = oddities::of_block(&config, index, &weights);
+                Ok((Layer::new(weights, kernel, ternary.ternary), odd))
             };
             let some = indices.par_iter().map(arrange);
             // In order, so that the first of several errors is reported.
-            for layer in some.collect::<Vec<Result<Layer>>>() {
-                layers.push(layer?);
+            for layer in some.collect::<Vec<Result<_>>>() {
+                let (layer, odd) = layer?;
+                layers.push(layer);
+                warnings.extend(odd);
             }
         }
-        Ok(Self::assemble(config, tables, layers, (kernel, ternary)))
+        Ok(Self { warnings, ..Self::assemble(config, tables, layers, (kernel, ternary)) })
     }
 
     fn assemble(
@@ -113,8 +121,8 @@ impl Model {
         let embedding = Arc::new(embedding);
         let head = Head::new(head.map_or_else(|| Arc::clone(&embedding), Arc::new), kernel);
         let (rope, vectors) = (RopeTable::new(&config), Vectors::of(kernel));
-        let spare_buffers = SpareBuffers::default();
-        Self { rope, vectors, spare_buffers, config, kernel, ternary, embedding, layers, final_norm, head }
+        let (spare_buffers, warnings) = (SpareBuffers::default(), Vec::new());
+        Self { rope, vectors, spare_buffers, config, kernel, ternary, embedding, layers, final_norm, head, warnings }
     }
 
     /// Changes how the head is computed. The stored head is as a loaded model has it.
@@ -135,6 +143,11 @@ impl Model {
     /// The configuration.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// What looks wrong in its weights and keeps nothing from running, a sentence each.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// The kernel that the model was arranged for.
@@ -199,6 +212,11 @@ impl Layer {
             ffn_sub_norm: weights.ffn_sub_norm,
             fingerprint,
         }
+    }
+
+    /// Whether no projection has weights of floats.
+    pub(super) fn is_exact(&self) -> bool {
+        self.projections().into_iter().all(Linear::is_coded)
     }
 
     fn projections(&self) -> [&Linear; 4] {

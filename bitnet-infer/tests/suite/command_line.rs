@@ -54,6 +54,9 @@ fn wrong_input_is_one_line_and_exit_code_one() {
         text(&path).to_owned()
     };
     let (empty, binary, short) = (file("empty", b""), file("binary", b"ab\xff\xfe"), file("short", b"abc"));
+    let wide = file("wide", b"\xff\xfea\0b\0");
+    let mark = file("mark", b"\xef\xbb\xbf");
+    let lines = file("lines", b"\xef\xbb\xbf{\"context\": [1], \"continuation\": [2]}\r\nx");
     let missing = text(&root.path().join("missing")).to_owned();
     for (arguments, expected) in [
         (&["generate", &missing, "hi"][..], "missing: no such model folder"),
@@ -66,8 +69,16 @@ fn wrong_input_is_one_line_and_exit_code_one() {
         (&["generate", folder, "hi", "--kernel", "abacus"], "there is no kernel `abacus`, expected one of: scalar"),
         (&["perplexity", folder, &missing], "missing: cannot open: No such file"),
         (&["perplexity", folder, &empty], "empty: is empty"),
-        (&["perplexity", folder, &binary], "binary: is not UTF-8 text: the byte at offset 2 is 0xff"),
-        (&["perplexity", folder, &short], "short: the text has 3 tokens"),
+        (&["perplexity", folder, &binary], "binary: is not UTF-8 text at byte 2 (0xff)"),
+        (&["perplexity", folder, &wide], "wide: is UTF-16 text: convert it to UTF-8"),
+        (&["score", folder, &lines], "lines:2: expected value at column 1"),
+        (&["perplexity", folder, &short, "--strict"], "short: the text has 3 tokens"),
+        (&["perplexity", folder, &short, "--convention=llama"], "short: the text has 3 tokens"),
+        (
+            &["perplexity", folder, &short, "--strict", "--convention=llama"],
+            "--strict belongs to the convention `windows`",
+        ),
+        (&["serve", folder, "--port=0", "--api-key-file", &mark], "mark: is empty"),
         (&["inspect", &empty], "is a file, expected a folder"),
         (&["bench", "--shape", "huge"], "shape is `huge`, expected one of: 2b-4t"),
         (&["bench", "--shape", "tiny", "--weights", "int5"], "weight scheme is `int5`, expected one of: none, ternary"),
@@ -78,13 +89,16 @@ fn wrong_input_is_one_line_and_exit_code_one() {
         assert!(message.contains(expected), "{message} lacks {expected}");
     }
     fs::write(Path::new(folder).join("tokenizer.json"), byte_tokenizer(&["<more>"])).expect("written");
-    let too_many = "has 259 tokens, which do not fit the model's embedding of 258";
+    let too_many = "tokenizer has the token `<more>` with id 258, which is beyond the model's embedding of 258";
     assert!(refused(&["generate", folder, "hi"]).contains(too_many));
     let (words, _) = success(&["inspect", folder]);
     assert!(words.lines().any(|line| line.starts_with("warning: ") && line.contains(too_many)), "{words}");
     let unknown = program().args(["bench", "--shape", "tiny"]).env("BITNET_TERNARY", "3bit").output().expect("runs");
     let expected = "error: BITNET_TERNARY: there is no way `3bit` to hold ternary codes, expected one of: 2bit, base3";
     assert!(String::from_utf8_lossy(&unknown.stderr).contains(expected));
+    let many = Command::new(env!("CARGO_BIN_EXE_bitnet-infer")).args(["kernels", "--threads=100000"]).output();
+    let many = many.expect("runs");
+    assert_eq!(String::from_utf8_lossy(&many.stderr), "error: --threads is 100000, expected at most 1024\n");
     let unknown = program().arg("kernels").env("BITNET_KERNEL", "abacus").output().expect("runs");
     assert!(String::from_utf8_lossy(&unknown.stderr).contains("error: BITNET_KERNEL: there is no kernel `abacus`"));
 }
@@ -158,7 +172,15 @@ fn perplexity_and_inspect_report_in_words_and_in_json() {
     fs::write(&file, "the quick brown fox jumps over the lazy dog ".repeat(20)).expect("written");
     let (words, _) = success(&["perplexity", text(&folder), text(&file), "--context", "64"]);
     assert!(words.contains("keys, values    f32, "), "{words}");
-    assert!(words.contains("nats per token") && words.contains("13 windows of 64, convention windows"), "{words}");
+    assert!(
+        words.contains("nats per token") && words.contains("879 tokens in 14 windows of 64, convention windows"),
+        "{words}"
+    );
+    let (words, _) = success(&["perplexity", text(&folder), text(&file), "--context", "64", "--strict"]);
+    assert!(words.contains("832 tokens in 13 windows of 64, convention windows"), "{words}");
+    // A text shorter than a window is one shorter window.
+    let (words, _) = success(&["perplexity", text(&folder), text(&file), "--context", "300"]);
+    assert!(words.contains("879 tokens in 3 windows of 300"), "{words}");
     let (json, _) =
         success(&["perplexity", text(&folder), text(&file), "--context", "64", "--convention", "llama", "--json"]);
     let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");

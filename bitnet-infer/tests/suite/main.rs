@@ -6,14 +6,18 @@ mod command_line;
 mod common;
 mod consistency;
 mod conversions;
+mod endings;
 #[path = "../../../bitnet-model/tests/suite/gguf_file.rs"]
 mod gguf_file;
 mod heads;
 mod key_values;
 mod memory;
+mod not_finite;
+mod outside;
 mod reference_parity;
 mod round_trips;
 mod schemes;
 mod server;
 mod text;
 mod travel;
+mod warnings;

@@ -3,8 +3,12 @@
 mod answers;
 mod client;
 mod company;
+mod connections;
+mod conversations;
 mod departures;
 mod refusals;
+mod requests;
+mod scripts;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -30,7 +34,8 @@ struct Setup {
     access: Access,
     connections: Connections,
     body_limit: usize,
-    template: Option<&'static str>,
+    template: Option<String>,
+    name: String,
 }
 
 impl Default for Setup {
@@ -46,7 +51,14 @@ impl Default for Setup {
             patience: Duration::from_secs(5),
         };
         let connections = Connections { grace: Duration::from_secs(5), ..Connections::default() };
-        Self { limits, access: Access::default(), connections, body_limit: 64 << 10, template: Some("plain") }
+        Self {
+            limits,
+            access: Access::default(),
+            connections,
+            body_limit: 64 << 10,
+            template: Some("plain".into()),
+            name: "tiny".into(),
+        }
     }
 }
 
@@ -78,8 +90,8 @@ impl Running {
             Server::new(Parts {
                 engine: engine.clone(),
                 loaded: Arc::clone(&loaded),
-                chat: chat_format(&path, &loaded, setup.template),
-                name: "tiny".into(),
+                chat: chat_format(&path, &loaded, setup.template.as_deref()),
+                name: setup.name,
                 sampler: SamplerConfig::default(),
                 end_tokens: Vec::new(),
                 limits: setup.limits,

@@ -11,8 +11,7 @@ use super::{HiddenAct, ModelConfig, Quantization, Storage, rope_keys, unread};
 use crate::error::{Error, Result};
 
 pub(super) fn parse(bytes: &[u8], origin: &str) -> Result<ModelConfig> {
-    let value: Value =
-        serde_json::from_slice(bytes).map_err(|e| Error::format(origin, format!("is not valid JSON: {e}")))?;
+    let value: Value = crate::files::text::json(bytes, origin)?;
     let Value::Object(map) = value else {
         return Err(Error::format(origin, "is not a JSON object"));
     };

@@ -8,10 +8,11 @@ use std::path::Path;
 
 use super::source::{TableBytes, TableView, TensorRecord, WeightSource};
 use super::tensors::{self, Dtype, OwnedTensor, TensorFile};
+use super::text;
 use crate::config::{ModelConfig, Storage};
 use crate::error::{Error, Result};
 use crate::packed::{Layout, PackedMatrix};
-use crate::quant::WeightScheme;
+use crate::quant::{self, WeightScheme};
 use crate::weights::{FloatMatrix, FloatType, LayerWeights, LinearWeights};
 
 /// Name of the configuration file of a model folder.
@@ -171,9 +172,11 @@ impl<'a> WeightReader<'a> {
         let codes = self.file.bytes(name, Dtype::I8, &[rows, cols])?;
         let scale_name = format!("{name}_scale");
         let scales = self.file.bytes(&scale_name, Dtype::F32, &[rows])?;
-        let wrong = |scale: &f32| !(scale.is_finite() && *scale > 0.0);
-        if let Some(row) = scales.as_chunks::<4>().0.iter().position(|&bytes| wrong(&f32::from_le_bytes(bytes))) {
-            let reason = format!("has no positive finite number at row {row}");
+        // Times a code, it must be a number still.
+        let limit = f32::MAX / 128.0;
+        let mut all = scales.as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).enumerate();
+        if let Some((row, scale)) = all.find(|(_, scale)| !(*scale > 0.0 && *scale <= limit)) {
+            let reason = format!("holds {scale:e} at row {row}, expected a positive number of at most {limit:e}");
             return Err(Error::codes(self.file.origin(), &scale_name, reason));
         }
         Ok(TableBytes::Codes { codes, scales })
@@ -222,8 +225,7 @@ impl<'a> WeightReader<'a> {
 /// If it is no such index, or lists a file outside its folder.
 pub fn shard_names(bytes: &[u8], origin: &str) -> Result<Vec<String>> {
     let fail = |reason: String| Error::format(origin, reason);
-    let index: serde_json::Value =
-        serde_json::from_slice(bytes).map_err(|e| fail(format!("is not valid JSON: {e}")))?;
+    let index: serde_json::Value = text::json(bytes, origin)?;
     let map = index["weight_map"].as_object().ok_or_else(|| fail("has no object `weight_map`".into()))?;
     let mut names = std::collections::BTreeSet::new();
     for (tensor, file) in map {
@@ -249,16 +251,13 @@ const MOST_SHARDS: usize = 4096;
 pub fn chat_template(folder: &Path) -> Result<Option<String>> {
     let path = folder.join(CHAT_TEMPLATE_FILE);
     if path.exists() {
-        let bytes = super::read_ordinary(&path, 1 << 20)?;
-        let text = String::from_utf8(bytes).map_err(|e| Error::format(&path.display().to_string(), e.to_string()))?;
-        return Ok(Some(text));
+        return text::read(&path, 1 << 20).map(Some);
     }
     let path = folder.join(TOKENIZER_CONFIG_FILE);
     if !path.exists() {
         return Ok(None);
     }
-    let json: serde_json::Value = serde_json::from_slice(&super::read_ordinary(&path, 16 << 20)?)
-        .map_err(|e| Error::format(&path.display().to_string(), format!("is not valid JSON: {e}")))?;
+    let json: serde_json::Value = text::read_json(&path, 16 << 20)?;
     let template = &json["chat_template"];
     let named = template.as_array().into_iter().flatten().find(|entry| entry["name"] == "default");
     Ok(template.as_str().or(named.and_then(|entry| entry["template"].as_str())).map(str::to_owned))
@@ -322,10 +321,10 @@ impl WeightSource for WeightReader<'_> {
 /// Quantizes latent weights into a packed matrix, with the scale that the scheme multiplies by.
 ///
 /// # Errors
-/// A sentence, if the scheme makes a code or scale that cannot be stored (weights that are not finite).
+/// A sentence that names the first weight that is NaN or infinite.
 pub fn quantize(scheme: &dyn WeightScheme, latent: &[f32], rows: usize, cols: usize) -> Result<PackedMatrix, String> {
     let mut codes = vec![0; latent.len()];
-    let scales = scheme.quantize(latent, rows, &mut codes);
+    let scales = quant::quantize(scheme, latent, rows, &mut codes)?;
     PackedMatrix::pack_grouped(scheme.layout(), [rows, cols], scheme.granularity().group_cols(), &codes, scales)
 }
 

@@ -11,6 +11,7 @@ pub mod llama2c;
 pub mod source;
 pub mod stream;
 pub mod tensors;
+pub mod text;
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};

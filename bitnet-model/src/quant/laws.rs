@@ -10,6 +10,11 @@ fn matrix() -> impl Strategy<Value = (usize, Vec<f32>)> {
         .prop_flat_map(|(rows, cols)| (Just(rows), proptest::collection::vec(-4f32..4.0, rows * cols)))
 }
 
+/// Infinities and NaNs of either sign.
+fn not_finite() -> impl Strategy<Value = f32> {
+    any::<u32>().prop_map(|bits| f32::from_bits(bits | 0x7f80_0000))
+}
+
 fn quantized(scheme: &dyn WeightScheme, weights: &[f32], rows: usize) -> (Vec<i8>, Vec<f32>) {
     let mut codes = vec![0; weights.len()];
     let scales = scheme.quantize(weights, rows, &mut codes);
@@ -42,6 +47,49 @@ proptest! {
     fn every_weight_scheme_keeps_the_laws((rows, weights) in matrix()) {
         for scheme in WEIGHT_SCHEMES.iter().chain(GROUPED_SCHEMES) {
             check_weight_laws(*scheme, &weights, rows);
+        }
+    }
+
+    #[test]
+    fn weights_that_are_not_finite_leave_no_healthy_scale(
+        (rows, weights) in matrix(),
+        places in prop::collection::vec((any::<prop::sample::Index>(), not_finite()), 1..4),
+    ) {
+        let mut broken = weights.clone();
+        let mut indices: Vec<usize> = places.iter().map(|(place, _)| place.index(weights.len())).collect();
+        indices.iter().zip(&places).for_each(|(&index, &(_, value))| broken[index] = value);
+        indices.sort_unstable();
+        let cols = weights.len() / rows;
+        for scheme in WEIGHT_SCHEMES.iter().chain(GROUPED_SCHEMES) {
+            let mut codes = vec![0; weights.len()];
+            prop_assert!(quantize(*scheme, &weights, rows, &mut codes).is_ok());
+            let refused = quantize(*scheme, &broken, rows, &mut codes);
+            prop_assert_eq!(refused, Err(format!("holds NaN or infinity at element {}", indices[0])), "{}", scheme.name());
+            // Every scale tells of its own weights.
+            let scales = scheme.quantize(&broken, rows, &mut codes);
+            let group = scheme.granularity().group_cols().unwrap_or(cols);
+            let of_row = cols.div_ceil(group);
+            for (i, scale) in scales.iter().enumerate() {
+                let (row, first) = (i / of_row, i % of_row * group);
+                let mine = match scheme.granularity() {
+                    Granularity::Tensor => &broken[..],
+                    _ => &broken[row * cols..][..cols][first..(first + group).min(cols)],
+                };
+                prop_assert_eq!(scale.is_finite(), mine.iter().all(|w| w.is_finite()), "{}: {}", scheme.name(), scale);
+            }
+        }
+    }
+
+    #[test]
+    fn a_token_that_is_not_finite_has_no_finite_step(
+        mut x in proptest::collection::vec(-1e4f32..1e4, 1..300),
+        place in any::<prop::sample::Index>(),
+        value in not_finite(),
+    ) {
+        let place = place.index(x.len());
+        x[place] = value;
+        for scheme in ACTIVATION_SCHEMES {
+            prop_assert!(!scheme.quantize(&x, &mut vec![0; x.len()]).is_finite());
         }
     }
 

@@ -1,5 +1,6 @@
 //! One test binary for what crosses a module: model folders on a disk, and whole models against PyTorch's numbers.
 
+mod added_tokens;
 mod downloads;
 mod folder;
 mod gguf;
@@ -9,5 +10,6 @@ mod gguf_keys;
 mod hostile_files;
 mod reference_model;
 mod round_trips;
+mod streams;
 mod tied_heads;
 mod writes;

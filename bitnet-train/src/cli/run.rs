@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use bitnet_train::config::Run;
 use bitnet_train::run::{self, Outcome};
 use clap::Args;
@@ -69,6 +69,7 @@ impl ResumeArgs {
 
 /// The thread pool of every op, of the matrix products and of the engine that samples.
 pub(super) fn start_threads(threads: usize) -> Result<()> {
+    ensure!(threads <= MOST_THREADS, "`run.threads` is {threads}, expected at most {MOST_THREADS}");
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().context("cannot start threads")
 }
 
@@ -85,6 +86,9 @@ fn interrupt_flag() -> Result<Arc<AtomicBool>> {
     .context("cannot listen for Ctrl-C")?;
     Ok(flag)
 }
+
+/// More than any machine has cores: starting so many takes a second at most.
+const MOST_THREADS: usize = 1024;
 
 /// What a shell expects of a program that was stopped by Ctrl-C.
 const INTERRUPTED: i32 = 130;

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::answer::{Answer, Chunks, Totals, finish_reason, stop_reason, stream, token_text};
 use super::body::{Body, aside, json_text};
 use super::fields::{Fields, unexpected};
+use super::known::Changes;
 use super::request::{Common, token_ids};
 use crate::eval::score::TokenScore;
 use crate::generate::Generator;
@@ -21,6 +22,8 @@ use crate::server::state::Server;
 struct Prompt {
     tokens: Vec<u32>,
     text: String,
+    /// What becomes of a character that the tokens begin and do not end, if nothing follows.
+    unfinished: String,
     /// Where each token begins in the text, in characters, if that is needed.
     offsets: Vec<usize>,
 }
@@ -67,13 +70,18 @@ fn prepare(server: &Arc<Server>, bytes: &[u8]) -> Result<(Common, Shape), ApiErr
     };
     let add_special = fields.flag("add_special_tokens")?.unwrap_or(true);
     let details = Details { add_special, text: echo, offsets: echo && logprobs.is_some() };
-    let prompts = prompts(&mut fields, server, details)?;
+    let prompt = fields.take("prompt");
+    fields.refuse_rest(&[Changes::Prompt, Changes::Text, Changes::Answer])?;
+    let mut prompts = prompts(prompt, server, details)?;
     common.fit(prompts.iter().map(|prompt| prompt.tokens.len()), DEFAULT_TOKENS, server)?;
     let scored: usize = prompts.iter().map(|prompt| prompt.tokens.len()).sum();
     if echo && logprobs.is_some_and(|top| scored.saturating_mul(top + 1) > MOST_SCORES) {
         let message =
             format!("with `echo` asks for more than {MOST_SCORES} log-probabilities: send fewer prompts at a time");
         return Err(ApiError::field("logprobs", message));
+    }
+    if common.options.max_tokens == 0 {
+        prompts.iter_mut().for_each(|prompt| prompt.text.push_str(&prompt.unfinished));
     }
     common.options.logprobs = logprobs;
     common.options.prompt_logprobs = logprobs.filter(|_| echo);
@@ -99,60 +107,71 @@ struct Details {
     offsets: bool,
 }
 
-fn prompts(fields: &mut Fields, server: &Server, details: Details) -> Result<Vec<Prompt>, ApiError> {
-    let expected = "a text, a list of texts, a list of token ids, or a list of such lists";
-    let value =
-        fields.take("prompt").ok_or_else(|| ApiError::field("prompt", format!("is missing, expected {expected}")))?;
+fn prompts(value: Option<Value>, server: &Server, details: Details) -> Result<Vec<Prompt>, ApiError> {
+    let expected = "a string, a list of strings, a list of token ids, or a list of such lists";
+    let value = value.ok_or_else(|| ApiError::field("prompt", format!("is missing, expected {expected}")))?;
+    let of_ids = |name: &str, ids: Vec<Value>| {
+        server.check_length(ids.len())?;
+        Prompt::of_tokens(server, token_ids(name, &ids, server.vocab_size())?, details)
+    };
     let parts = match value {
-        Value::Array(parts) if parts.first().is_some_and(Value::is_number) => vec![Value::Array(parts)],
+        Value::String(text) => return Ok(vec![Prompt::of_text(server, text, details)?]),
+        Value::Array(ids) if ids.first().is_some_and(Value::is_number) => return Ok(vec![of_ids("prompt", ids)?]),
         Value::Array(parts) => parts,
-        text => vec![text],
+        other => return Err(unexpected("prompt", &other, expected)),
     };
     if parts.is_empty() || parts.len() > server.most_prompts {
         let most = server.most_prompts;
         return Err(ApiError::field("prompt", format!("has {} prompts, expected 1 to {most}", parts.len())));
     }
-    let prompt = |part: Value| match part {
+    let prompt = |(index, part): (usize, Value)| match part {
         Value::String(text) => Prompt::of_text(server, text, details),
-        Value::Array(ids) => {
-            server.check_length(ids.len())?;
-            Prompt::of_tokens(server, token_ids("prompt", &ids, server.vocab_size())?, details)
-        }
-        other => Err(unexpected("prompt", &other, expected)),
+        Value::Array(ids) => of_ids(&format!("prompt[{index}]"), ids),
+        other => Err(unexpected(&format!("prompt[{index}]"), &other, "a string or a list of token ids")),
     };
-    parts.into_iter().map(prompt).collect()
+    parts.into_iter().enumerate().map(prompt).collect()
 }
 
 impl Prompt {
     fn of_text(server: &Server, text: String, details: Details) -> Result<Self, ApiError> {
-        server.check_text(&text)?;
+        server.check_text(text.len())?;
         let tokenizer = server.tokenizer()?;
         let tokens = match details.add_special {
             true => Generator::new(&server.loaded.model, tokenizer).encode(&text)?,
             false => tokenizer.encode(&text)?,
         };
         server.check_length(tokens.len())?;
-        let offsets = if details.offsets { offsets(server, &tokens)? } else { Vec::new() };
-        Ok(Self { tokens, text, offsets })
+        let offsets = if details.offsets { Decoded::of(server, &tokens)?.offsets } else { Vec::new() };
+        Ok(Self { tokens, text, unfinished: String::new(), offsets })
     }
 
     fn of_tokens(server: &Server, tokens: Vec<u32>, details: Details) -> Result<Self, ApiError> {
-        let text = if details.text { server.tokenizer()?.decode(&tokens)? } else { String::new() };
-        let offsets = if details.offsets { offsets(server, &tokens)? } else { Vec::new() };
-        Ok(Self { tokens, text, offsets })
+        let decoded = if details.text { Decoded::of(server, &tokens)? } else { Decoded::default() };
+        Ok(Self { tokens, text: decoded.text, unfinished: decoded.unfinished, offsets: decoded.offsets })
     }
 }
 
-/// Characters of the decoded text before each token.
-fn offsets(server: &Server, tokens: &[u32]) -> Result<Vec<usize>, ApiError> {
-    let mut decoded = TextStream::new(server.tokenizer()?, &[])?;
-    let mut at = 0;
-    let mut offsets = Vec::with_capacity(tokens.len());
-    for &token in tokens {
-        offsets.push(at);
-        at += decoded.push(token)?.chars().count();
+/// The text of tokens, as the text that is generated goes on behind it.
+#[derive(Default)]
+struct Decoded {
+    text: String,
+    unfinished: String,
+    /// Characters of the text before each token.
+    offsets: Vec<usize>,
+}
+
+impl Decoded {
+    fn of(server: &Server, tokens: &[u32]) -> Result<Self, ApiError> {
+        let mut stream = TextStream::new(server.tokenizer()?, &[])?;
+        let (mut text, mut at, mut offsets) = (String::new(), 0, Vec::with_capacity(tokens.len()));
+        for &token in tokens {
+            offsets.push(at);
+            let piece = stream.push(token)?;
+            at += piece.chars().count();
+            text.push_str(&piece);
+        }
+        Ok(Self { text, unfinished: stream.finish(), offsets })
     }
-    Ok(offsets)
 }
 
 impl Shape {

@@ -16,6 +16,7 @@ use crate::files::source::{
     ROTATED, TableBytes, TableView, TensorRecord, WeightSource, row_of_neighbours, rows_from, uniform_scales,
 };
 use crate::files::tensors::FloatBytes;
+use crate::finite;
 use crate::packed::{Layout, PackedMatrix};
 use crate::weights::{FloatData, FloatMatrix, FloatType, LinearWeights};
 
@@ -152,10 +153,7 @@ impl<'a> GgufModel<'a> {
     }
 
     fn finite(&self, name: &str, values: &[f32]) -> Result<()> {
-        match values.iter().position(|value| !value.is_finite()) {
-            Some(at) => Err(self.fail(name, format!("holds NaN or infinity at element {at}"))),
-            None => Ok(()),
-        }
+        finite::check(values).map_err(|reason| self.fail(name, reason))
     }
 
     fn table(&self, name: &'static str) -> Result<TableView<'_>> {
@@ -223,7 +221,7 @@ impl<'a> GgufModel<'a> {
             Some(float_type) => {
                 let floats = FloatBytes { float_type, bytes };
                 if let Some(at) = floats.first_not_finite() {
-                    return Err(fail(format!("holds NaN or infinity at element {at}")));
+                    return Err(fail(finite::complaint(at)));
                 }
                 FloatMatrix { rows, cols, data: floats.to_data() }
             }
@@ -240,6 +238,7 @@ impl<'a> GgufModel<'a> {
             floats
         } else {
             let scaled: Vec<f32> = floats.to_f32().into_iter().map(|value| value * extra).collect();
+            self.finite(&name, &scaled)?;
             FloatMatrix::new(rows, cols, &scaled, FloatType::F32)
         };
         match (layout, info.kind.float_type()) {
