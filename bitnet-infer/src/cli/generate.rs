@@ -32,24 +32,24 @@ pub struct Args {
     /// Randomness: 0 always takes the most probable token
     #[arg(long, value_name = "T", default_value_t = 0.8)]
     temperature: f32,
-    /// Draw from the K most probable tokens (0: all)
-    #[arg(long, value_name = "K", default_value_t = 40)]
-    top_k: usize,
-    /// Draw from the most probable tokens that together reach P
-    #[arg(long, value_name = "P", default_value_t = 0.95)]
-    top_p: f32,
-    /// Draw from tokens at least P times as probable as the first
-    #[arg(long, value_name = "P", default_value_t = 0.05)]
-    min_p: f32,
+    /// Draw from the K most probable tokens (0: all) [default: 40]
+    #[arg(long, value_name = "K")]
+    top_k: Option<usize>,
+    /// Draw from the most probable tokens that together reach P [default: 0.95]
+    #[arg(long, value_name = "P")]
+    top_p: Option<f32>,
+    /// Draw from tokens at least P times as probable as the first [default: 0.05]
+    #[arg(long, value_name = "P")]
+    min_p: Option<f32>,
     /// Make recent tokens less probable (1: off)
     #[arg(long, value_name = "X", default_value_t = 1.0)]
     repeat_penalty: f32,
-    /// How many tokens count as recent
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    repeat_window: usize,
-    /// Same seed, same text
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    /// How many tokens count as recent [default: 64]
+    #[arg(long, value_name = "N")]
+    repeat_window: Option<usize>,
+    /// Same seed, same text [default: 0]
+    #[arg(long)]
+    seed: Option<u64>,
     /// Text that ends the generation and is not printed; may be given several times
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
@@ -75,6 +75,7 @@ Examples:
 /// # Errors
 /// If the model does not load or the prompt does not fit.
 pub fn run(args: &Args, opening: Opening) -> Result<()> {
+    args.check()?;
     let prompt = args.prompt()?;
     let loaded = opening.open(&args.model)?.with_head(args.head);
     let generator = Generator::new(&loaded.model, loaded.require_tokenizer()?);
@@ -99,6 +100,23 @@ pub fn run(args: &Args, opening: Opening) -> Result<()> {
 }
 
 impl Args {
+    /// Refuses what is given and cannot take effect.
+    fn check(&self) -> Result<()> {
+        let (greedy, unpenalized) = (self.temperature == 0.0, self.repeat_penalty == 1.0);
+        for (idle, is_given, name, because) in [
+            (greedy, self.top_k.is_some(), "--top-k", "--temperature 0, which takes the most probable token"),
+            (greedy, self.top_p.is_some(), "--top-p", "--temperature 0, which takes the most probable token"),
+            (greedy, self.min_p.is_some(), "--min-p", "--temperature 0, which takes the most probable token"),
+            (greedy, self.seed.is_some(), "--seed", "--temperature 0, which draws nothing"),
+            (unpenalized, self.repeat_window.is_some(), "--repeat-window", "a --repeat-penalty of 1, which is off"),
+        ] {
+            if idle && is_given {
+                bail!("{name} has no effect with {because}: leave one of the two out");
+            }
+        }
+        Ok(())
+    }
+
     fn prompt(&self) -> Result<String> {
         match self.prompt.as_deref() {
             Some(text) if text != "-" => Ok(text.to_owned()),
@@ -126,12 +144,12 @@ impl Args {
             context: self.context,
             sampler: SamplerConfig {
                 temperature: self.temperature,
-                top_k: self.top_k,
-                top_p: self.top_p,
-                min_p: self.min_p,
+                top_k: self.top_k.unwrap_or(40),
+                top_p: self.top_p.unwrap_or(0.95),
+                min_p: self.min_p.unwrap_or(0.05),
                 repeat_penalty: self.repeat_penalty,
-                repeat_window: self.repeat_window,
-                seed: self.seed,
+                repeat_window: self.repeat_window.unwrap_or(64),
+                seed: self.seed.unwrap_or(0),
                 ..SamplerConfig::default()
             },
             kv: self.kv,

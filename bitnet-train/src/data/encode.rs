@@ -15,6 +15,7 @@
 use std::collections::HashMap;
 
 use anyhow::{Result, bail, ensure};
+use bitnet_model::tokenizer::first_unknown;
 use rayon::prelude::*;
 use serde_json::Value;
 use tokenizers::Tokenizer;
@@ -110,7 +111,10 @@ impl Encoder {
 
     fn by_library(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.tokenizer.encode_fast(text, false);
-        let encoding = encoding.map_err(|error| anyhow::anyhow!("the tokenizer cannot encode the text: {error}"))?;
+        let encoding = encoding.map_err(|error| match first_unknown(&self.tokenizer, text) {
+            Some(unknown) => anyhow::anyhow!("the tokenizer does not know {unknown} of the text"),
+            None => anyhow::anyhow!("the tokenizer cannot encode the text: {error}"),
+        })?;
         Ok(encoding.get_ids().to_vec())
     }
 }

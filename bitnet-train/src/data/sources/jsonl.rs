@@ -8,14 +8,14 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::text::utf8;
-use crate::data::source::OnDocument;
+use crate::data::source::{OnBytes, OnDocument};
 
-/// Calls `on_document` with the field of each line's object. Blank lines are skipped.
+/// Calls `on_bytes` with each line as it is, and `on_document` with the field of its object. Blank lines are skipped.
 ///
 /// # Errors
 ///
 /// Names the line: malformed JSON, not an object, a missing field, a field that is not a string, not UTF-8.
-pub fn read(path: &Path, field: &str, on_document: &mut OnDocument<'_>) -> Result<()> {
+pub fn read(path: &Path, field: &str, on_bytes: &mut OnBytes<'_>, on_document: &mut OnDocument<'_>) -> Result<()> {
     let name = path.display();
     let file = File::open(path).with_context(|| format!("cannot open {name}"))?;
     let mut reader = BufReader::with_capacity(1 << 20, file);
@@ -31,6 +31,7 @@ pub fn read(path: &Path, field: &str, on_document: &mut OnDocument<'_>) -> Resul
         if read as u64 > MAX_LINE {
             bail!("{name}:{number}: the line is longer than {} MB; is this JSON Lines?", MAX_LINE >> 20);
         }
+        on_bytes(&line)?;
         let text = utf8(path, &line, offset)?;
         offset += read as u64;
         if text.trim().is_empty() {
@@ -79,7 +80,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(file.path(), content).expect("writes");
         let mut out = Vec::new();
-        read(file.path(), field, &mut |text| {
+        read(file.path(), field, &mut |_| Ok(()), &mut |text| {
             out.push(text.to_string());
             Ok(())
         })?;

@@ -5,15 +5,16 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use bitnet_infer::engine::MappedFile;
 
-use crate::data::source::OnDocument;
+use crate::data::source::{OnBytes, OnDocument};
 
-/// Calls `on_document` with the file's text, mapped rather than read.
+/// Calls `on_bytes` with all bytes of the file in pieces, then `on_document` with its text, mapped rather than read.
 ///
 /// # Errors
 ///
-/// A file that is not UTF-8, with the offset of the first wrong byte.
-pub fn read(path: &Path, on_document: &mut OnDocument<'_>) -> Result<()> {
+/// A file that is not UTF-8, with the offset of the first wrong byte; what is called may return others.
+pub fn read(path: &Path, on_bytes: &mut OnBytes<'_>, on_document: &mut OnDocument<'_>) -> Result<()> {
     let file = MappedFile::open(path)?;
+    file.bytes().chunks(PIECE).try_for_each(on_bytes)?;
     on_document(utf8(path, file.bytes(), 0)?)
 }
 
@@ -39,6 +40,9 @@ pub(super) fn utf8<'a>(path: &Path, bytes: &'a [u8], offset: u64) -> Result<&'a 
     }
 }
 
+/// Bytes that are told of together.
+const PIECE: usize = 1 << 20;
+
 /// So many bytes of a file are looked at for a zero byte, the mark of a binary file.
 const SNIFFED: usize = 8192;
 
@@ -51,7 +55,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(file.path(), bytes).expect("writes");
         let mut out = String::new();
-        read(file.path(), &mut |text| {
+        read(file.path(), &mut |_| Ok(()), &mut |text| {
             out.push_str(text);
             Ok(())
         })?;
