@@ -152,7 +152,10 @@ impl Opening {
                 Ok::<_, engine::Error>(weights.tensors().iter().any(|record| record.kind == TensorType::I2S.name()))
             };
             let name = model.display();
-            ensure!(files.with_weights(has_i2s)?, "--i2s has no effect on {name}, which has no I2_S tensor: leave it out");
+            ensure!(
+                files.with_weights(has_i2s)?,
+                "--i2s has no effect on {name}, which has no I2_S tensor: leave it out"
+            );
         }
         Ok(files)
     }

@@ -19,8 +19,11 @@ fn with(base: &str, lines: &[(&str, &str)]) -> String {
     })
 }
 
-/// What turns a thing off, and each key that then has nothing to do, with values that are and are not its default.
-const CASES: &[(&[(&str, &str)], &str, &str, &[&str])] = &[
+/// A line and the section that it belongs to.
+type Line = (&'static str, &'static str);
+
+/// What turns a thing off, and section and name of the key that then has nothing to do, with values that are and are not its default.
+const CASES: &[(&[Line], &str, &str, &[&str])] = &[
     (&[("quantization", "weight = \"none\"")], "quantization", "estimator", &["\"ste\"", "\"clipped-ste\""]),
     (&[("model", "init_from = \"folder\"")], "model", "init_std", &["0.02", "0.1"]),
     (&[("optimizer", "weight_decay = 0.0")], "optimizer", "weight_decay_until", &["1.0", "0.5"]),

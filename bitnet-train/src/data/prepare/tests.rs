@@ -209,3 +209,37 @@ fn a_config_round_trips_through_toml() {
         assert!(toml::from_str::<DataConfig>(wrong).is_err(), "{wrong}");
     }
 }
+
+/// A checkpoint holds the key of its data: with another one, runs that earlier programs began would not resume.
+#[test]
+fn keys_are_hashes_of_what_decides_the_tokens_and_stay_what_they_were() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let text = "one two three four\n".repeat(200);
+    let sha = |parts: &[&[u8]]| -> [u8; 32] { Sha256::digest(parts.concat()).into() };
+    let [one, many] = ["one", "many"].map(|name| folder.path().join(name));
+    for path in [&one, &many] {
+        fs::create_dir(path).expect("creates");
+    }
+    fs::write(one.join("a.txt"), &text).expect("writes");
+    for index in 0..40 {
+        fs::write(many.join(format!("{index:02}.txt")), &text).expect("writes");
+    }
+    for (source, count) in [(one, 1), (many, 40)] {
+        let config = DataConfig { source: SourceConfig::Text { path: Paths::One(source) }, ..DataConfig::default() };
+        let prepared = prepare(&config, &small_bpe(), folder.path(), Trust::SizeAndTime, &silent).expect("prepares");
+        for (shard, part) in [(&prepared.train, "Train"), (&prepared.validation, "Validation")] {
+            let how = match count {
+                1 => format!("cut at {} {part}\n", prepared.train.text_bytes()),
+                // Five of a hundred, of forty.
+                _ => format!("2 of 40 {part}\n"),
+            };
+            let mut files = format!("files {count} field \"text\"\n").into_bytes();
+            for _ in 0..count {
+                files.extend([b"Text\n", &sha(&[text.as_bytes()])[..]].concat());
+            }
+            let content = sha(&[&files, how.as_bytes()]);
+            let key = sha(&[&content, &sha(&[&prepared.tokenizer_json]), b"separator Some(0)\n"]);
+            assert_eq!(shard.fingerprint(), hex(&key), "{part} of {count} files");
+        }
+    }
+}
