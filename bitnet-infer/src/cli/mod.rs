@@ -22,8 +22,8 @@ use clap::{Parser, Subcommand};
 use bitnet_infer::engine::{self, Arrangement, LoadedModel, ModelFiles};
 use bitnet_infer::hub;
 use bitnet_infer::kernels::{self as table, Kernel, Ternary};
-use bitnet_model::files::gguf::{GgufOptions, I2sLayout};
-use bitnet_model::files::source::WARNING;
+use bitnet_model::files::gguf::{GgufOptions, I2sLayout, TensorType};
+use bitnet_model::files::source::{WARNING, WeightSource};
 
 /// Runs packed 1-bit and 1.58-bit language models.
 #[derive(Parser)]
@@ -147,7 +147,18 @@ impl Opening {
             Some(text) => hub::local(text, self.offline)?,
             None => PathBuf::from(model),
         };
-        Ok(ModelFiles::open(&path, self.gguf)?)
+        let files = ModelFiles::open(&path, self.gguf)?;
+        if self.gguf.i2s.is_some() {
+            let has_i2s = |weights: &dyn WeightSource| {
+                Ok::<_, engine::Error>(weights.tensors().iter().any(|record| record.kind == TensorType::I2S.name()))
+            };
+            let name = model.display();
+            ensure!(
+                files.with_weights(has_i2s)?,
+                "--i2s has no effect on {name}, which has no I2_S tensor: leave it out"
+            );
+        }
+        Ok(files)
     }
 
     /// A model in memory.
@@ -162,6 +173,9 @@ impl Opening {
             // With stderr gone there is nobody left to tell.
             let _ = writeln!(io::stderr(), "{WARNING}{warning}");
         }
+        let name = files.path().display();
+        let works = self.arrangement.ternary.is_none() || loaded.model.ternary().is_some();
+        ensure!(works, "--ternary has no effect on {name}, whose weights are not ternary: leave it out");
         Ok(loaded)
     }
 }

@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use bitnet_infer::chat::{BUILT_IN, ChatFormat, GenerationDefaults};
 use bitnet_infer::engine::{self, HeadFormat, KvCache, KvType, SamplerConfig};
+use bitnet_infer::eval::memory::machine_memory;
 use bitnet_infer::server::metrics::Metrics;
 use bitnet_infer::server::scheduler::{Engine, Limits, Prefill};
 use bitnet_infer::server::{Access, Connections, Parts, Server, serve};
@@ -185,7 +186,10 @@ impl Args {
         let full = context.div_ceil(engine::PAGE_TOKENS).saturating_mul(cache.page_bytes());
         let kv_bytes = match self.kv_memory {
             Some(mib) => mib << 20,
-            None => self.parallel.saturating_mul(full).min(total_memory().map_or(usize::MAX, |bytes| bytes / 4)),
+            None => self
+                .parallel
+                .saturating_mul(full)
+                .min(machine_memory().map_or(usize::MAX, |bytes| usize::try_from(bytes / 4).unwrap_or(usize::MAX))),
         };
         if kv_bytes < 2 * cache.page_bytes() {
             let least = (2 * cache.page_bytes()).div_ceil(1 << 20);
@@ -276,13 +280,6 @@ fn name_of(path: &Path) -> String {
         Some(parent) if own == "model" => parent,
         _ => own,
     }
-}
-
-/// Bytes of memory of this machine, where the system says.
-fn total_memory() -> Option<usize> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    line.split_whitespace().next()?.parse::<usize>().ok().map(|kib| kib << 10)
 }
 
 fn log_to_stderr(level: &str) -> Result<()> {

@@ -304,3 +304,30 @@ fn bench_and_kernels_report() {
     let (words, _) = success(&["kernels", "--kernel", "scalar"]);
     assert!(words.starts_with("scalar          runs here, chosen\n"), "{words}");
 }
+
+#[test]
+fn options_that_cannot_take_effect_are_refused_by_name() {
+    let root = tempfile::tempdir().expect("temp dir");
+    let folder = model(root.path());
+    let floats = root.path().join("floats");
+    success(&["bench", "--shape", "tiny", "--weights", "none", "--write", text(&floats)]);
+    let generate = ["generate", text(&folder), "Once", "-n", "1"];
+    for (option, value, because) in [
+        ("--top-k", "3", "--temperature 0"),
+        ("--top-p", "0.5", "--temperature 0"),
+        ("--min-p", "0.5", "--temperature 0"),
+        ("--seed", "7", "--temperature 0"),
+        ("--repeat-window", "9", "a --repeat-penalty of 1"),
+    ] {
+        let idle = [&generate[..], &[option, value, "--temperature", "0"]].concat();
+        let message = refused(&idle);
+        assert!(message.starts_with(&format!("error: {option} has no effect with {because}")), "{message}");
+        success(&[&generate[..], &[option, value, "--repeat-penalty", "1.1"]].concat());
+    }
+    success(&[&generate[..], &["--temperature", "0"]].concat());
+    let message = refused(&["inspect", text(&folder), "--i2s", "rows"]);
+    assert!(message.contains("--i2s has no effect on") && message.contains("no I2_S tensor"), "{message}");
+    let message = refused(&["bench", "--model", text(&floats), "--ternary", "2bit"]);
+    assert!(message.contains("--ternary has no effect on") && message.contains("not ternary"), "{message}");
+    assert_eq!(run(&["inspect", text(&folder), "--tensors", "--json"]).status.code(), Some(2));
+}

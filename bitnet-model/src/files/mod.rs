@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod gguf;
 pub mod hugging_face;
 pub mod llama2c;
+pub mod reader;
 pub mod source;
 pub mod stream;
 pub mod tensors;

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use bitnet_infer::engine::{self, KvType};
 use bitnet_infer::eval::perplexity::{Convention, PerplexityOptions, Tail, of_text, of_tokens};
 use bitnet_infer::kernels;
-use bitnet_train::run::{self, Outcome};
+use bitnet_train::run::{self, Choices, Outcome};
 
 use crate::tiny;
 
@@ -18,7 +18,8 @@ fn check(changes: &[&str]) {
     let mut changes = changes.to_vec();
     changes.push("evaluation.windows=0");
     let run = tiny::run(root.path(), 30, &changes);
-    let Outcome::Finished(Some(folder)) = run::start(&run, false, &AtomicBool::new(false)).expect("runs") else {
+    let Outcome::Finished(Some(folder)) = run::start(&run, Choices::default(), &AtomicBool::new(false)).expect("runs")
+    else {
         panic!("expected a finished run");
     };
     let logged = tiny::metrics(&run.folder(), "validation");
@@ -80,7 +81,9 @@ fn bits_per_byte_are_those_of_the_text_that_was_scored() {
         let assignments = [format!("evaluation.windows={windows}"), format!("run.name=windows-{windows}")];
         changes.extend(assignments.iter().map(String::as_str));
         let run = tiny::run(root.path(), 10, &changes);
-        let Outcome::Finished(Some(folder)) = run::start(&run, false, &AtomicBool::new(false)).expect("runs") else {
+        let Outcome::Finished(Some(folder)) =
+            run::start(&run, Choices::default(), &AtomicBool::new(false)).expect("runs")
+        else {
             panic!("expected a finished run");
         };
         let logged = tiny::metrics(&run.folder(), "validation");

@@ -118,6 +118,7 @@ pub fn integer_of(name: &str, value: &Value, range: RangeInclusive<i64>) -> Resu
         value.as_f64().filter(|number| number.fract() == 0.0 && number.abs() < 1e15).map(|number| number as i64);
     let number = value.as_i64().or(whole).filter(|number| range.contains(number));
     let expected = || match (*range.start(), *range.end()) {
+        (i64::MIN, i64::MAX) => "a whole number of 64 bits".to_owned(),
         (low, i64::MAX) => format!("a whole number, {low} or more"),
         (low, high) => format!("a whole number from {low} to {high}"),
     };
@@ -168,6 +169,8 @@ mod tests {
         );
         let e = error(fields(r#"{"n": 2.5}"#).integer("n", 0..=i64::MAX).map(drop));
         assert_eq!(e.message, "`n` is 2.5, expected a whole number, 0 or more");
+        let e = error(fields(r#"{"n": 2.5}"#).integer("n", i64::MIN..=i64::MAX).map(drop));
+        assert_eq!(e.message, "`n` is 2.5, expected a whole number of 64 bits");
         let e = error(fields(r#"{"t": -1}"#).number("t", 0.0..=2.0).map(drop));
         assert_eq!(e.message, "`t` is -1, expected a number from 0 to 2");
         let e = error(fields(r#"{"t": [1]}"#).flag("t").map(drop));
