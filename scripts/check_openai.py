@@ -100,12 +100,21 @@ def run(server):
     joined = "".join(d.choices[0].delta.content or "" for d in deltas)
     check("chat stream says the same", joined == answer.choices[0].message.content)
     check("chat stream: finish_reason last", deltas[-1].choices[0].finish_reason == answer.choices[0].finish_reason)
-    scored = chat(logprobs=True, top_logprobs=4).choices[0].logprobs.content
+    scored_answer = chat(logprobs=True, top_logprobs=4)
+    scored = scored_answer.choices[0].logprobs.content
+    check("chat logprobs: one for each token", len(scored) == scored_answer.usage.completion_tokens, len(scored))
     check("chat logprobs", all(len(entry.top_logprobs) == 4 and entry.logprob <= 0 for entry in scored), len(scored))
     spelled = b"".join(bytes(entry.bytes) for entry in scored).decode(errors="replace")
     check("chat logprobs spell the text", spelled.startswith(answer.choices[0].message.content[:10]), repr(spelled[:30]))
     check("chat n", len(chat(n=4).choices) == 4)
     check("max_completion_tokens", chat(max_tokens=openai.NOT_GIVEN, max_completion_tokens=3).usage.completion_tokens <= 3)
+
+    call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{\"town\": \"Rome\"}"}}
+    history = [{"role": "user", "content": "Weather?"}, {"role": "assistant", "content": None, "tool_calls": [call]},
+               {"role": "tool", "tool_call_id": "c1", "content": "Sunny."}]
+    check("a conversation with tools goes on", chat(messages=history, tools=[], tool_choice="auto").choices[0].message.content)
+    check("modalities of text alone", chat(modalities=["text"]).choices[0].message.content is not None)
+    raises(openai.BadRequestError, "a grammar", lambda: chat(extra_body={"grammar": "root ::= \"a\""}), "grammar")
 
     raises(openai.NotFoundError, "an unknown model", lambda: complete(model="gpt-9"), "gpt-9")
     raises(openai.BadRequestError, "a temperature out of range", lambda: complete(temperature=5), "temperature")

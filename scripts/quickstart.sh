@@ -44,7 +44,7 @@ step "what the packed model holds"
 "$BIN/bitnet-infer" inspect "$run/model"
 
 step "its perplexity on 300 held-out stories, in windows of $context tokens as in training"
-"$BIN/bitnet-infer" perplexity "$run/model" "$stories" --context "$context"
+"$BIN/bitnet-infer" perplexity "$run/model" "$stories" --context "$context" --strict
 
 opening=$(head -n 1 "$stories")
 opening=${opening%%.*}.

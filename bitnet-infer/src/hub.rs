@@ -1,9 +1,10 @@
 //! Repositories of the Hugging Face Hub, through its cache folder.
 //!
-//! `HF_HOME` says where the cache is (its subfolder `hub`), `HF_TOKEN` (or the token file of that folder) gives access to private
+//! `HF_HUB_CACHE` says where the cache is, else `HF_HOME` (its subfolder `hub`); `HF_TOKEN` (or the token file of that folder) gives access to private
 //! repositories, `HF_ENDPOINT` names another server, and `HF_HUB_OFFLINE=1` uses the cache alone.
 
 use std::fmt;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -15,7 +16,7 @@ use bitnet_model::files::hugging_face::{
     CHAT_TEMPLATE_FILE, CONFIG_FILE, GENERATION_FILE, INDEX_FILE, SPECIAL_TOKENS_FILE, TOKENIZER_CONFIG_FILE,
     TOKENIZER_FILE, WEIGHTS_FILE, shard_names,
 };
-use bitnet_model::files::read_bounded;
+use bitnet_model::files::{names_in, read_bounded};
 
 /// What the environment says about the Hub.
 #[derive(Debug, Clone)]
@@ -31,11 +32,11 @@ pub struct HubSettings {
 }
 
 impl HubSettings {
-    /// Reads `HF_HOME`, `HF_TOKEN`, `HF_ENDPOINT` and `HF_HUB_OFFLINE`.
+    /// Reads `HF_HUB_CACHE`, `HF_HOME`, `HF_TOKEN`, `HF_ENDPOINT` and `HF_HUB_OFFLINE`.
     pub fn from_env() -> HubSettings {
         let set = |key: &str| std::env::var(key).ok().filter(|value| !value.is_empty());
         HubSettings {
-            cache: Cache::from_env().path().clone(),
+            cache: set("HF_HUB_CACHE").map_or_else(|| Cache::from_env().path().clone(), PathBuf::from),
             token: set("HF_TOKEN"),
             endpoint: set("HF_ENDPOINT"),
             offline: set("HF_HUB_OFFLINE")
@@ -89,14 +90,30 @@ pub fn model(settings: &HubSettings, location: &Location) -> Result<PathBuf> {
     ensure!(well_formed(revision), "hub: the revision must be a branch, tag or commit, found `{revision}`");
     ensure!(file.as_deref().is_none_or(well_formed), "hub: the file must be a path within {repo}");
     let asked = Repository { kind: RepoType::Model, name: repo, revision };
-    if settings.offline {
+    let cached = || {
         let snapshot = settings.snapshot(asked)?;
         let Some(file) = file else { return Ok(snapshot) };
         let path = snapshot.join(file);
         ensure!(path.is_file(), "hub: {file} of {repo} is not in the cache, and no download is allowed");
-        return Ok(path);
+        Ok(path)
+    };
+    if settings.offline {
+        return cached();
     }
-    let found = settings.look_up(asked)?;
+    let found = match settings.look_up(asked) {
+        Ok(found) => found,
+        // As huggingface_hub does: without a connection, what was downloaded before is used.
+        Err(error) if !is_answer(&error) => {
+            let Ok(path) = cached() else { return Err(error) };
+            // With stderr gone there is nobody left to tell.
+            let _ = writeln!(
+                std::io::stderr(),
+                "warning: the Hub cannot be reached; the {asked} is taken from the cache, where it may be an older one"
+            );
+            return Ok(path);
+        }
+        Err(error) => return Err(error),
+    };
     let names: Vec<String> = found.info.siblings.iter().map(|file| file.rfilename.clone()).collect();
     let get =
         |name: &str| found.pinned.get(name).with_context(|| format!("cannot download {name} of the model {repo}"));
@@ -120,6 +137,11 @@ pub fn model(settings: &HubSettings, location: &Location) -> Result<PathBuf> {
     }
     let snapshot = settings.remember(asked, &found.info)?;
     Ok(file.as_ref().map_or(snapshot.clone(), |file| snapshot.join(file)))
+}
+
+/// Whether the Hub has answered, and the answer was no (a status of 400 to 499): there is no such thing, or no access to it.
+fn is_answer(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.to_string().contains("status code 4"))
 }
 
 /// A repository of models or of data, at a revision.
@@ -193,13 +215,25 @@ impl HubSettings {
     /// If it is not there.
     pub fn snapshot(&self, asked: Repository) -> Result<PathBuf> {
         let repo = asked.at(asked.revision);
-        let pointer = self.cache.join(repo.folder_name()).join("refs").join(asked.revision);
+        let folder = self.cache.join(repo.folder_name());
+        let pointer = folder.join("refs").join(asked.revision);
         let commit = std::fs::read_to_string(&pointer).unwrap_or_else(|_| asked.revision.to_string());
         let snapshot = Cache::new(self.cache.clone()).repo(repo).pointer_path(commit.trim());
         if !snapshot.is_dir() {
+            let commits = names_in(&folder.join("snapshots")).unwrap_or_default();
+            if !pointer.exists() && !commits.is_empty() {
+                bail!(
+                    "the cache has {}, but no `refs/{}` in it that says which commit that is: name one of its commits, as in \
+                     hub:{}@{}",
+                    folder.display(),
+                    asked.revision,
+                    asked.name,
+                    commits[0].escape_debug()
+                );
+            }
             bail!(
                 "the {asked} is not in the cache {}, and no download is allowed (--offline or HF_HUB_OFFLINE). Allow it, or set \
-                 HF_HOME to the folder that has it",
+                 HF_HOME or HF_HUB_CACHE to the folder that has it",
                 self.cache.display()
             );
         }
@@ -300,7 +334,11 @@ mod tests {
         }
         for (asked, said) in [
             ("other/model", "the model other/model (revision main) is not in the cache"),
-            ("some/model@v2", "(revision v2)"),
+            (
+                "some/model@v2",
+                "no `refs/v2` in it that says which commit that is: name one of its commits, as in hub:some/model@abc123",
+            ),
+            ("other/model@v2", "(revision v2)"),
             ("some/model:b.gguf", "b.gguf of some/model is not in the cache"),
             ("some/model:../b.gguf", "the file must be a path within some/model"),
             ("../model", "must be OWNER/NAME"),
@@ -318,6 +356,13 @@ mod tests {
         let settings =
             HubSettings { endpoint: Some("http://127.0.0.1:9".into()), offline: false, ..offline(folder.path()) };
         let error = model(&settings, &at("some/model")).expect_err("nobody listens");
+        // What is in the cache is used all the same.
+        let snapshot = folder.path().join("models--cached--model/snapshots/abc123");
+        std::fs::create_dir_all(&snapshot).expect("creates");
+        std::fs::create_dir_all(snapshot.join("../../refs")).expect("creates");
+        std::fs::write(snapshot.join("../../refs/main"), "abc123").expect("writes");
+        assert_eq!(model(&settings, &at("cached/model")).expect("cached"), snapshot);
+        assert!(model(&settings, &at("cached/model:a.gguf")).is_err());
         assert!(format!("{error:#}").contains("cannot reach the model some/model (revision main)"), "{error:#}");
     }
 

@@ -3,12 +3,13 @@
 mod defaults;
 mod json;
 mod rope;
+mod rope_keys;
 mod unread;
 
 use std::fmt;
 use std::path::Path;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, readable};
 use crate::files;
 use crate::packed::Layout;
 use crate::quant::{self, ActivationScheme, WeightScheme};
@@ -196,10 +197,10 @@ impl ModelConfig {
             return fail("head_dim", format!("times {heads} heads is too large: {}", self.head_dim));
         }
         if !(self.rms_norm_eps.is_finite() && self.rms_norm_eps > 0.0) {
-            return fail("rms_norm_eps", format!("is {}, expected a positive number", self.rms_norm_eps));
+            return fail("rms_norm_eps", format!("is {}, expected a positive number", readable(self.rms_norm_eps)));
         }
         if !(self.rope_theta.is_finite() && self.rope_theta > 0.0) {
-            return fail("rope_theta", format!("is {}, expected a positive number", self.rope_theta));
+            return fail("rope_theta", format!("is {}, expected a positive number", readable(self.rope_theta)));
         }
         if let Some(scaling) = &self.rope_scaling {
             scaling.validate(self.head_dim).or_else(|reason| fail("rope_scaling", reason))?;

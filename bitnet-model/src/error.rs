@@ -88,3 +88,46 @@ impl Error {
         Self::Tensor { origin: origin.into(), name: name.into(), reason: reason.into() }
     }
 }
+
+/// A number (f32 or f64) as a person writes it: without the hundreds of digits that very large and very small ones have.
+pub fn readable<F: Into<f64> + std::fmt::Debug>(number: F) -> String {
+    // `Debug` changes to powers of ten where digits get many, and marks whole numbers.
+    let text = format!("{number:?}");
+    text.strip_suffix(".0").map_or_else(|| text.clone(), str::to_owned)
+}
+
+/// The numbers from `low` to `high`, in words: as `at least LOW` where no number is larger than `high`.
+pub fn readable_range(low: f64, high: f64) -> String {
+    if high >= f64::MAX {
+        return format!("a finite number of at least {}", readable(low));
+    }
+    format!("{} to {}", readable(low), readable(high))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_short_and_read_back() {
+        for (number, expected) in [
+            (0.0, "0"),
+            (-1.0, "-1"),
+            (0.95, "0.95"),
+            (-0.0, "-0"),
+            (1e-4, "0.0001"),
+            (1e-16, "1e-16"),
+            (-2.5e-9, "-2.5e-9"),
+            (65_536.0, "65536"),
+            (f64::MAX, "1.7976931348623157e308"),
+            (f64::NAN, "NaN"),
+            (f64::INFINITY, "inf"),
+        ] {
+            assert_eq!(readable(number), expected);
+            assert!(number.is_nan() || readable(number).parse() == Ok(number));
+        }
+        assert_eq!((readable(0.8f32), readable(f32::MAX)), ("0.8".into(), "3.4028235e38".into()));
+        assert_eq!(readable_range(1e-16, 1.0), "1e-16 to 1");
+        assert_eq!(readable_range(0.0, f64::MAX), "a finite number of at least 0");
+    }
+}

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
+use tokenizers::PreTokenizer;
+
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::files;
@@ -103,9 +105,29 @@ impl Tokenizer {
         let encoding = self.inner.encode_fast(text, false);
         let encoding = encoding.map_err(|e| Error::Tokenizer {
             origin: self.origin.clone(),
-            reason: format!("cannot encode the text: {e}"),
+            reason: match self.first_unknown(text) {
+                Some(unknown) => format!("does not know {unknown} of the text"),
+                None => format!("cannot encode the text: {e}"),
+            },
         })?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The first part of a text that the tokenizer refuses to encode, in words; none where it encodes each part. A part is what the
+    /// tokenizer splits a text into before its vocabulary is asked: a word, or a character.
+    pub fn first_unknown(&self, text: &str) -> Option<String> {
+        let mut split = tokenizers::PreTokenizedString::from(text);
+        if let Some(splitter) = self.inner.get_pre_tokenizer() {
+            splitter.pre_tokenize(&mut split).ok()?;
+        }
+        let parts = split.get_splits(tokenizers::OffsetReferential::Original, tokenizers::OffsetType::Byte);
+        let mut parts = parts.into_iter().filter_map(|(_, (from, to), _)| text.get(from..to));
+        let part = parts.find(|part| self.inner.encode_fast(*part, false).is_err())?;
+        let mut letters = part.chars();
+        Some(match (letters.next(), letters.next()) {
+            (Some(letter), None) => format!("the character {letter:?} (U+{:04X})", u32::from(letter)),
+            _ => format!("the word {part:?}"),
+        })
     }
 
     /// The text of `ids`. Special tokens are left out. Bytes that are no UTF-8 become U+FFFD by Unicode's rule, one for each

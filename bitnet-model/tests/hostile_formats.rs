@@ -4,6 +4,8 @@
 #[path = "suite/gguf_file.rs"]
 mod gguf_file;
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use bitnet_model::files::gguf::{GgufFile, GgufModel, GgufOptions, I2sLayout, TensorType, tokenizer_json};
 use bitnet_model::files::hugging_face::shard_names;
 use bitnet_model::files::llama2c::{self, Llama2c};
@@ -15,6 +17,13 @@ use rand::Rng;
 
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
+
+/// Held by each test: the memory that is measured is that of the whole process.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// What reading a weight may take, for each byte of the file: ternary codes at 1.69 bits become a byte each, their packed form,
 /// or four bytes where they are read as floats.
@@ -118,6 +127,7 @@ fn vocabulary_bytes() -> Vec<u8> {
 
 #[test]
 fn damaged_files_of_every_format_give_one_line_and_no_panic() {
+    let _alone = alone();
     let cases = std::env::var("BITNET_HOSTILE_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(2000);
     for kind in gguf_file::KINDS {
         let config = gguf_file::config(kind, kind.is_ternary());
@@ -163,6 +173,7 @@ fn tensor(name: &str, dims: &[u64], kind: u32, offset: u64) -> Vec<u8> {
 
 #[test]
 fn headers_that_cannot_be_are_refused_with_their_reason() {
+    let _alone = alone();
     let array = |kind: u32, len: u64, bytes: &[u8]| [&kind.to_le_bytes(), len.to_le_bytes().as_slice(), bytes].concat();
     let padded = |mut bytes: Vec<u8>, data: usize| {
         bytes.resize(bytes.len().next_multiple_of(32) + data, 0);
@@ -217,6 +228,7 @@ fn headers_that_cannot_be_are_refused_with_their_reason() {
 
 #[test]
 fn models_that_cannot_be_are_refused_with_their_reason() {
+    let _alone = alone();
     let config = gguf_file::config(TensorType::F32, false);
     let good = gguf_file::model_bytes(&config, TensorType::F32, I2sLayout::Group128, 5);
     let find = |needle: &[u8]| good.windows(needle.len()).position(|window| window == needle).expect("there");
@@ -266,6 +278,7 @@ fn models_that_cannot_be_are_refused_with_their_reason() {
 
 #[test]
 fn a_vocabulary_that_explodes_is_refused() {
+    let _alone = alone();
     // Every token is made of others in as many ways as it has letters.
     let tokens: Vec<String> = (1..=500).map(|n| "a".repeat(n)).collect();
     let strings: Vec<u8> = tokens.iter().flat_map(|token| string(token)).collect();

@@ -1,5 +1,6 @@
 //! One TOML file is one run: parsed, overridden by `--set`, and resolved with every value checked before any work starts.
 
+mod idle;
 mod overrides;
 mod resolve;
 

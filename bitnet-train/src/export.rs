@@ -1,4 +1,5 @@
-//! From latent weights to a packed model: codes and the scales that training multiplied by, to the bit.
+//! From latent weights to a packed model: codes and scales by the function that a step calls, so those that validation of the same
+//! weights multiplies by, to the bit.
 
 use std::path::Path;
 

@@ -6,6 +6,7 @@
 mod builtin;
 mod defaults;
 mod json;
+mod message;
 mod shield;
 mod template;
 
@@ -19,46 +20,8 @@ use crate::engine::{Error, ModelFiles, Result};
 
 pub use builtin::BUILT_IN;
 pub use defaults::GenerationDefaults;
+pub use message::{Message, Role};
 pub use template::Template;
-
-/// Who says something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// What the model is to be.
-    System,
-    /// The person.
-    User,
-    /// The model.
-    Assistant,
-}
-
-impl Role {
-    /// The name that templates know.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::System => "system",
-            Self::User => "user",
-            Self::Assistant => "assistant",
-        }
-    }
-}
-
-/// One turn.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Message {
-    /// Who says it.
-    pub role: Role,
-    /// What is said.
-    pub content: String,
-}
-
-impl Message {
-    /// A turn of `role`.
-    pub fn new(role: Role, content: impl Into<String>) -> Self {
-        Self { role, content: content.into() }
-    }
-}
 
 /// What follows the last message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -179,23 +142,22 @@ impl ChatFormat {
             return Err(Error::Input("a conversation needs at least one message".into()));
         }
         let specials: Vec<&str> = self.specials.iter().map(String::as_str).collect();
-        let shielded = messages.iter().map(|message| {
-            let content = shield::cut(&message.content, &specials);
-            Message { role: message.role, content }
-        });
-        let mut messages: Vec<Message> = shielded.collect();
+        let mut messages: Vec<Message> = messages.iter().map(|message| message.shielded(&specials)).collect();
         if ending == Ending::Continue
             && let Some(last) = messages.last_mut()
         {
             // A template may trim what it is given, but not what has an end of its own.
-            last.content = last.content.trim_end().to_owned();
-            last.content.push(shield::END);
+            let mut content = last.text().trim_end().to_owned();
+            content.push(shield::END);
+            last.content = Some(content);
         }
         let bos = self.bos.as_ref().map_or("", |(_, text)| text);
-        let mut text = self
-            .template
-            .render(&messages, ending == Ending::Reply, bos, &self.eos)
-            .map_err(|e| Error::Input(format!("the chat template: {e}")))?;
+        let write = |messages: &[Message]| self.template.render(messages, ending == Ending::Reply, bos, &self.eos);
+        let text = write(&messages).or_else(|error| match message::with_written_arguments(&messages) {
+            Some(messages) => write(&messages).map_err(|_| error),
+            None => Err(error),
+        });
+        let mut text = text.map_err(|e| Error::Input(format!("the chat template: {e}")))?;
         if ending == Ending::Continue {
             let end = text.rfind(shield::END).ok_or_else(|| {
                 Error::Input("the chat template does not write the last message, so it cannot be continued".into())

@@ -31,6 +31,16 @@ pub fn cut(text: &str, specials: &[&str]) -> String {
     out
 }
 
+/// `text` with a mark behind it if it ends with the beginning of a special token, whose rest may be written next.
+pub fn cut_end(mut text: String, specials: &[&str]) -> String {
+    let begins =
+        |special: &&str| (1..special.len()).any(|end| special.is_char_boundary(end) && text.ends_with(&special[..end]));
+    if specials.iter().any(begins) {
+        text.push(CUT);
+    }
+    text
+}
+
 /// The parts between the marks, which are encoded one by one.
 pub fn parts(text: &str) -> impl Iterator<Item = &str> {
     text.split(CUT).filter(|part| !part.is_empty())
@@ -55,6 +65,17 @@ mod tests {
         assert_eq!(pieces("aab"), ["aa", "b"]);
         assert_eq!(pieces(&format!("a{CUT}b{END}")), ["a\u{fffd}b\u{fffd}"]);
         assert_eq!(pieces(""), [""; 0]);
+    }
+
+    #[test]
+    fn texts_that_stand_side_by_side_form_no_special_token() {
+        let specials = ["<|eot|>", "<s>"];
+        for (text, next) in [("a<", "|eot|>"), ("<|eo", "t|>"), ("<", "s>"), ("a<|eot|", ">")] {
+            let both = cut_end(cut(text, &specials), &specials) + &cut_end(cut(next, &specials), &specials);
+            assert_eq!(remove(&both), format!("{text}{next}"));
+            assert!(parts(&both).all(|part| specials.iter().all(|special| !part.contains(special))), "{text} {next}");
+        }
+        assert_eq!(cut_end("a".into(), &specials), "a");
     }
 
     proptest! {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::{self, Write};
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Value};
+use minijinja::value::{Kwargs, Serde, Value};
 use minijinja::{Environment, ErrorKind};
 
 use super::{Message, json};
@@ -63,12 +63,20 @@ impl Template {
         bos_token: &str,
         eos_token: &str,
     ) -> Result<String, TemplateError> {
-        let bytes: usize = messages.iter().map(|message| message.content.len()).sum();
+        let bytes: usize = messages.iter().map(Message::bytes).sum();
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(FUEL + FUEL_PER_MESSAGE * messages.len() as u64));
         let template = environment.get_template(NAME).map_err(|e| TemplateError(one_line(&e)))?;
+        // A template that knows nothing of calls would write the word `none`.
+        let knows_calls = self.source.contains("tool_calls");
         let message = |message: &Message| {
-            Value::from_pairs([("role", message.role.name()), ("content", message.content.as_str())])
+            let content = match &message.content {
+                None if knows_calls => Value::from(()),
+                _ => Value::from(message.text()),
+            };
+            let own = [("role", Value::from(message.role.name())), ("content", content)];
+            let more = message.more.iter().map(|(key, value)| (key.as_str(), Value::from(Serde(value))));
+            Value::from_pairs(own.into_iter().chain(more))
         };
         let context = minijinja::context! {
             messages => messages.iter().map(message).collect::<Vec<Value>>(), add_generation_prompt => add_generation_prompt,

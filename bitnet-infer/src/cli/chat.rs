@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result, bail};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
+use tokio::signal::unix::{SignalKind, signal};
 
 use bitnet_infer::chat::{ChatFormat, Ending, GenerationDefaults, Message, Role};
-use bitnet_infer::engine::{self, HeadFormat, KvCache, KvType, LoadedModel, ModelFiles, SamplerConfig};
+use bitnet_infer::engine::{self, HeadFormat, KvCache, KvType, LoadedModel, SamplerConfig};
 use bitnet_infer::generate::{GenerateOptions, Generation, Generator, StopReason};
 use bitnet_model::files::write_atomic;
 
@@ -22,7 +23,7 @@ use super::{Opening, output};
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Model folder, GGUF file or llama2.c file
+    /// Model folder, GGUF file, llama2.c file, or hub:OWNER/NAME[@REVISION][:FILE]
     model: PathBuf,
     /// What the model is to be
     #[arg(long, short, value_name = "TEXT")]
@@ -82,7 +83,7 @@ const HELP: &str = "\
 /// # Errors
 /// If the model does not load or knows no chats.
 pub fn run(args: &Args, opening: Opening) -> Result<()> {
-    let files = ModelFiles::open(&args.model, opening.gguf)?;
+    let files = opening.files(&args.model)?;
     let loaded = opening.load(&files)?.with_head(args.head);
     let (config, tokenizer) = (loaded.model.config(), loaded.require_tokenizer()?);
     let Some(format) = ChatFormat::of(&files, config, tokenizer, args.chat_template.as_deref())? else {
@@ -101,13 +102,30 @@ pub fn run(args: &Args, opening: Opening) -> Result<()> {
     };
     engine::Sampler::new(options.sampler.clone())?;
     let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&interrupted);
-    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed)).context("cannot listen for Ctrl-C")?;
+    listen_for_interrupts(Arc::clone(&interrupted))?;
     let cache = Generator::new(&loaded.model, tokenizer).cache(&options)?;
     let messages = args.system.iter().map(|text| Message::new(Role::System, text)).collect();
     let mut chat =
         Chat { loaded: &loaded, format, options, messages, cache, known: Vec::new(), last: None, interrupted };
     chat.talk(args.history_file().as_deref())
+}
+
+/// Raises `flag` at every Ctrl-C. No other signal is taken: a chat that is told to end (SIGTERM, SIGHUP of a terminal that is
+/// closed) ends at once, whatever it waits for.
+fn listen_for_interrupts(flag: Arc<AtomicBool>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().context("cannot start a thread")?;
+    let mut interrupts = {
+        let _within = runtime.enter();
+        signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?
+    };
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            while interrupts.recv().await.is_some() {
+                flag.store(true, Ordering::Relaxed);
+            }
+        });
+    });
+    Ok(())
 }
 
 impl Args {
@@ -167,8 +185,9 @@ impl Chat<'_> {
             if line.is_empty() {
                 continue;
             }
-            // A history that cannot grow is no reason to stop.
+            // A history that cannot grow is no reason to stop; it grows now, for a signal may end the chat at any time.
             let _ = editor.add_history_entry(line);
+            let _ = history.map(|path| editor.append_history(path));
             let outcome = match line.strip_prefix('/') {
                 Some("exit" | "quit") => break,
                 Some(command) => self.command(command),
@@ -184,9 +203,6 @@ impl Chat<'_> {
                 }
                 eprintln!("{error:#}");
             }
-        }
-        if let Some(path) = history {
-            editor.save_history(path).with_context(|| format!("{}: cannot write", path.display()))?;
         }
         Ok(())
     }

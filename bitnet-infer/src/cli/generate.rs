@@ -45,12 +45,12 @@ pub struct Args {
     /// Make recent tokens less probable (1: off) [default: the model's, else 1]
     #[arg(long, value_name = "X")]
     repeat_penalty: Option<f32>,
-    /// How many tokens count as recent
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    repeat_window: usize,
-    /// Same seed, same text
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    /// How many tokens count as recent [default: 64]
+    #[arg(long, value_name = "N")]
+    repeat_window: Option<usize>,
+    /// Same seed, same text [default: 0]
+    #[arg(long)]
+    seed: Option<u64>,
     /// Text that ends the generation and is not printed; may be given several times
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
@@ -76,6 +76,7 @@ Examples:
 /// # Errors
 /// If the model does not load or the prompt does not fit.
 pub fn run(args: &Args, opening: Opening) -> Result<()> {
+    args.check()?;
     let prompt = args.prompt()?;
     let files = opening.files(&args.model)?;
     let loaded = opening.load(&files)?.with_head(args.head);
@@ -102,6 +103,23 @@ pub fn run(args: &Args, opening: Opening) -> Result<()> {
 }
 
 impl Args {
+    /// Refuses what is given and cannot take effect.
+    fn check(&self) -> Result<()> {
+        let (greedy, unpenalized) = (self.temperature == Some(0.0), self.repeat_penalty == Some(1.0));
+        for (idle, is_given, name, because) in [
+            (greedy, self.top_k.is_some(), "--top-k", "--temperature 0, which takes the most probable token"),
+            (greedy, self.top_p.is_some(), "--top-p", "--temperature 0, which takes the most probable token"),
+            (greedy, self.min_p.is_some(), "--min-p", "--temperature 0, which takes the most probable token"),
+            (greedy, self.seed.is_some(), "--seed", "--temperature 0, which draws nothing"),
+            (unpenalized, self.repeat_window.is_some(), "--repeat-window", "a --repeat-penalty of 1, which is off"),
+        ] {
+            if idle && is_given {
+                bail!("{name} has no effect with {because}: leave one of the two out");
+            }
+        }
+        Ok(())
+    }
+
     fn prompt(&self) -> Result<String> {
         match self.prompt.as_deref() {
             Some(text) if text != "-" => Ok(text.to_owned()),
@@ -138,8 +156,8 @@ impl Args {
                 top_p: self.top_p.unwrap_or(sampler.top_p),
                 min_p: self.min_p.unwrap_or(sampler.min_p),
                 repeat_penalty: self.repeat_penalty.unwrap_or(sampler.repeat_penalty),
-                repeat_window: self.repeat_window,
-                seed: self.seed,
+                repeat_window: self.repeat_window.unwrap_or(64),
+                seed: self.seed.unwrap_or(0),
                 ..sampler
             },
             kv: self.kv,

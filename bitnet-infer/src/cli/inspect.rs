@@ -15,8 +15,8 @@ use bitnet_infer::eval::inspect::{self, Inspection};
 pub struct Args {
     /// Model folder, GGUF file, llama2.c file, or hub:OWNER/NAME[@REVISION][:FILE]
     model: PathBuf,
-    /// List every tensor of the files, and every projection as it is read
-    #[arg(long)]
+    /// List every tensor of the files, and every projection as it is read (JSON has them anyway)
+    #[arg(long, conflicts_with = "json")]
     tensors: bool,
     /// Print one JSON object (with every projection)
     #[arg(long)]

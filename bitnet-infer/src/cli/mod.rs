@@ -16,14 +16,14 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 
 use bitnet_infer::engine::{self, Arrangement, LoadedModel, ModelFiles};
 use bitnet_infer::hub;
 use bitnet_infer::kernels::{self as table, Kernel, Ternary};
-use bitnet_model::files::gguf::{GgufOptions, I2sLayout};
-use bitnet_model::files::source::WARNING;
+use bitnet_model::files::gguf::{GgufOptions, I2sLayout, TensorType};
+use bitnet_model::files::source::{WARNING, WeightSource};
 
 /// Runs packed 1-bit and 1.58-bit language models.
 #[derive(Parser)]
@@ -96,6 +96,7 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<()> {
     if let Some(threads) = cli.global.threads {
+        ensure!(threads.get() <= MOST_THREADS, "--threads is {threads}, expected at most {MOST_THREADS}");
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.get());
         pool.build_global().with_context(|| format!("cannot start {threads} threads"))?;
     }
@@ -146,7 +147,18 @@ impl Opening {
             Some(text) => hub::local(text, self.offline)?,
             None => PathBuf::from(model),
         };
-        Ok(ModelFiles::open(&path, self.gguf)?)
+        let files = ModelFiles::open(&path, self.gguf)?;
+        if self.gguf.i2s.is_some() {
+            let has_i2s = |weights: &dyn WeightSource| {
+                Ok::<_, engine::Error>(weights.tensors().iter().any(|record| record.kind == TensorType::I2S.name()))
+            };
+            let name = model.display();
+            ensure!(
+                files.with_weights(has_i2s)?,
+                "--i2s has no effect on {name}, which has no I2_S tensor: leave it out"
+            );
+        }
+        Ok(files)
     }
 
     /// A model in memory.
@@ -161,9 +173,15 @@ impl Opening {
             // With stderr gone there is nobody left to tell.
             let _ = writeln!(io::stderr(), "{WARNING}{warning}");
         }
+        let name = files.path().display();
+        let works = self.arrangement.ternary.is_none() || loaded.model.ternary().is_some();
+        ensure!(works, "--ternary has no effect on {name}, whose weights are not ternary: leave it out");
         Ok(loaded)
     }
 }
+
+/// More than any machine has cores: starting so many takes a second at most.
+const MOST_THREADS: usize = 1024;
 
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
     let kinds = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);

@@ -3,11 +3,11 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use bitnet_infer::engine::{HeadFormat, KvCache, KvType, LogitsFor, Model};
-use bitnet_infer::eval::perplexity::{self, Convention, Perplexity, PerplexityOptions};
+use bitnet_infer::eval::perplexity::{self, Convention, Perplexity, PerplexityOptions, Tail};
 
 use bitnet_model::files;
 
@@ -15,8 +15,8 @@ use super::{Opening, output};
 
 /// Measure how well a model predicts a text.
 ///
-/// Conventions: `windows` cuts the text into windows that do not overlap and scores every token (what training's validation
-/// loss means); `llama` does what llama-perplexity does: BOS first, only the second half of every window is scored.
+/// Conventions: `windows` cuts the text into windows that do not overlap and scores every token, the last window being shorter
+/// (with --strict it leaves that one out: what training's validation loss means); `llama` does what llama-perplexity does: BOS first, only the second half of every window is scored.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -30,6 +30,9 @@ pub struct Args {
     /// How windows are cut and scored: windows, llama
     #[arg(long, value_name = "NAME", default_value = "windows")]
     convention: Convention,
+    /// Score whole windows alone, as training validates; a text shorter than one is then an error
+    #[arg(long)]
+    strict: bool,
     /// What keys and values are kept as: f32, f16, int8
     #[arg(long, value_name = "TYPE", default_value_t)]
     kv: KvType,
@@ -54,11 +57,16 @@ const EXAMPLES: &str = "Examples:
 /// # Errors
 /// If the model does not load or the file is no text, or too short.
 pub fn run(args: &Args, opening: Opening) -> Result<()> {
+    ensure!(
+        !args.strict || args.convention == Convention::Windows,
+        "--strict belongs to the convention `windows`: `llama` never scores a window that is not whole"
+    );
     let text = output::read_text_file(&args.file)?;
     let loaded = opening.open(&args.model)?.with_head(args.head);
     let tokenizer = loaded.require_tokenizer()?;
     let context = args.context.unwrap_or(loaded.model.config().max_position_embeddings.min(512));
-    let options = PerplexityOptions { convention: args.convention, context, kv: args.kv };
+    let tail = if args.strict { Tail::Dropped } else { Tail::Scored };
+    let options = PerplexityOptions { convention: args.convention, context, tail, kv: args.kv };
     // Draws nothing unless stderr is a terminal.
     let bar = ProgressBar::new(0);
     bar.set_style(ProgressStyle::with_template("{bar:40} {pos}/{len} windows, {eta} left")?);
@@ -77,12 +85,13 @@ pub fn run(args: &Args, opening: Opening) -> Result<()> {
     Ok(output::print(&report(&measured))?)
 }
 
-/// The logits of every window that [`Convention::Windows`] cuts `tokens` into.
+/// The logits of every window that [`Convention::Windows`] cuts `tokens` into: of each token but the last.
 fn write_logits(path: &Path, model: &Model, tokens: &[u32], options: PerplexityOptions) -> Result<()> {
     let mut cache = KvCache::with_type(model.config(), options.context, options.kv)?;
-    let windows = (tokens.len() - 1) / options.context;
+    let predicted = tokens.len().saturating_sub(1);
+    let end = if options.tail == Tail::Dropped { predicted / options.context * options.context } else { predicted };
     Ok(files::write_atomic_with(path, |file| {
-        for tokens in tokens.chunks_exact(options.context).take(windows) {
+        for tokens in tokens[..end].chunks(options.context) {
             cache.reset();
             let logits = model.forward(tokens, &mut cache, LogitsFor::All).map_err(io::Error::other)?;
             for logits in logits.chunks(1 << 16) {

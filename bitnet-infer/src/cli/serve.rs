@@ -12,7 +12,8 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use bitnet_infer::chat::{BUILT_IN, ChatFormat, GenerationDefaults};
-use bitnet_infer::engine::{self, HeadFormat, KvCache, KvType, ModelFiles, SamplerConfig};
+use bitnet_infer::engine::{self, HeadFormat, KvCache, KvType, SamplerConfig};
+use bitnet_infer::eval::memory::machine_memory;
 use bitnet_infer::server::metrics::Metrics;
 use bitnet_infer::server::scheduler::{Engine, Limits, Prefill};
 use bitnet_infer::server::{Access, Connections, Parts, Server, serve};
@@ -23,7 +24,7 @@ use super::{Opening, output};
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Model folder, GGUF file or llama2.c file
+    /// Model folder, GGUF file, llama2.c file, or hub:OWNER/NAME[@REVISION][:FILE]
     model: PathBuf,
     /// Address to listen on; anything but the loopback lets other machines in
     #[arg(long, default_value = "127.0.0.1", value_name = "IP")]
@@ -112,7 +113,7 @@ const EXAMPLES: &str = "Examples:
 /// If the model does not load, cannot be served as asked, or the address is taken.
 pub fn run(args: &Args, opening: Opening) -> Result<()> {
     log_to_stderr(&args.log)?;
-    let files = ModelFiles::open(&args.model, opening.gguf)?;
+    let files = opening.files(&args.model)?;
     let loaded = opening.load(&files)?.with_head(args.head);
     let config = loaded.model.config().clone();
     let tokenizer = loaded.require_tokenizer()?;
@@ -185,7 +186,10 @@ impl Args {
         let full = context.div_ceil(engine::PAGE_TOKENS).saturating_mul(cache.page_bytes());
         let kv_bytes = match self.kv_memory {
             Some(mib) => mib << 20,
-            None => self.parallel.saturating_mul(full).min(total_memory().map_or(usize::MAX, |bytes| bytes / 4)),
+            None => self
+                .parallel
+                .saturating_mul(full)
+                .min(machine_memory().map_or(usize::MAX, |bytes| usize::try_from(bytes / 4).unwrap_or(usize::MAX))),
         };
         if kv_bytes < 2 * cache.page_bytes() {
             let least = (2 * cache.page_bytes()).div_ceil(1 << 20);
@@ -276,13 +280,6 @@ fn name_of(path: &Path) -> String {
         Some(parent) if own == "model" => parent,
         _ => own,
     }
-}
-
-/// Bytes of memory of this machine, where the system says.
-fn total_memory() -> Option<usize> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    line.split_whitespace().next()?.parse::<usize>().ok().map(|kib| kib << 10)
 }
 
 fn log_to_stderr(level: &str) -> Result<()> {

@@ -1,5 +1,6 @@
 //! The files of a model, whatever their format: found, mapped, and read through one trait.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -45,7 +46,9 @@ impl ModelFiles {
             return Err(Error::Input(format!("{name}: no such model folder or file")));
         }
         if path.is_dir() {
-            if path.join(CONFIG_FILE).exists() {
+            // Files in GGUF often lie beside the configuration of the model that they were made from.
+            let has_weights = [WEIGHTS_FILE, INDEX_FILE].iter().any(|name| path.join(name).exists());
+            if has_weights && path.join(CONFIG_FILE).exists() {
                 return Self::open_folder(path, options);
             }
             return match &gguf_files(path)?[..] {
@@ -261,18 +264,31 @@ fn of_several(folder: &Path, names: &[String]) -> String {
         GgufFile::parse(map.bytes(), name).ok()?.part()
     };
     let folder_name = folder.display();
-    match part_of(&names[0]) {
-        Some((_, parts)) => format!(
-            "{folder_name}: holds parts of a split model ({} of {parts} files in GGUF): join them with \
-             `llama-gguf-split --merge` of llama.cpp first",
-            names.len()
-        ),
-        None => {
-            let shown: Vec<_> = names.iter().take(4).map(String::as_str).collect();
-            let more = if names.len() > 4 { ", ..." } else { "" };
-            format!("{folder_name}: holds {} files in GGUF, name one of them: {}{more}", names.len(), shown.join(", "))
-        }
-    }
+    let found: Vec<(u64, u64)> = names.iter().filter_map(part_of).collect();
+    let Some(&(_, parts)) = found.first() else {
+        let shown: Vec<_> = names.iter().take(4).map(String::as_str).collect();
+        let more = if names.len() > 4 { ", ..." } else { "" };
+        return format!(
+            "{folder_name}: holds {} files in GGUF, name one of them: {}{more}",
+            names.len(),
+            shown.join(", ")
+        );
+    };
+    let there: BTreeSet<u64> = found.into_iter().filter(|&(_, of)| of == parts).map(|(part, _)| part).collect();
+    // No more than are shown: the file may claim any number of parts.
+    let missing: Vec<String> =
+        (1..=parts).filter(|part| !there.contains(part)).take(5).map(|part| part.to_string()).collect();
+    let missing = match &missing[..] {
+        [] => String::new(),
+        [one] => format!(", part {one} is missing"),
+        [some @ .., last] if missing.len() < 5 => format!(", parts {} and {last} are missing", some.join(", ")),
+        _ => format!(", {} are missing", parts.saturating_sub(there.len() as u64)),
+    };
+    format!(
+        "{folder_name}: holds parts of a split model ({} of {parts} parts{missing}): join them with \
+         `llama-gguf-split --merge` of llama.cpp first",
+        there.len()
+    )
 }
 
 /// More than any tokenizer takes.

@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
+use bitnet_model::error::readable;
 use bitnet_model::rng::{Stream, generator};
 
 use super::error::{Error, Result};
@@ -64,6 +65,7 @@ impl SamplerConfig {
             if (low..=high).contains(&value) {
                 return Ok(());
             }
+            let value = readable(value);
             Err(Error::Input(format!("{name} is {value}, expected {low} to {high}")))
         };
         within("temperature", self.temperature, 0.0, 100.0)?;

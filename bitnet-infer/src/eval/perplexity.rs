@@ -13,8 +13,8 @@ use crate::engine::{Error, KvCache, KvType, Model, Result, Sequence};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Convention {
-    /// Window `i` reads `tokens[i*n .. i*n+n]` and predicts `tokens[i*n+1 .. i*n+n+1]`: all `(len-1) / n` windows, every
-    /// position counts, no special token, nothing carried over. What training's validation loss means.
+    /// Window `i` reads `tokens[i*n .. i*n+n]` and predicts `tokens[i*n+1 .. i*n+n+1]`: every position counts, no special
+    /// token, nothing carried over. [`Tail`] says what becomes of the tokens behind the last whole window.
     Windows,
     /// llama.cpp's `llama-perplexity`: windows of `n` tokens whose first is replaced by BOS (if the model has one, which
     /// also stands before the text), and only the predictions of tokens `n/2+1 .. n` of each window count.
@@ -48,6 +48,16 @@ impl FromStr for Convention {
     }
 }
 
+/// What [`Convention::Windows`] does with tokens that fill no window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tail {
+    /// The last window is shorter, so that every token but the first is scored.
+    Scored,
+    /// They are left out: all `(len-1) / n` whole windows, which is what training's validation loss means.
+    Dropped,
+}
+
 /// A convention and its window.
 #[derive(Clone, Copy, Debug)]
 pub struct PerplexityOptions {
@@ -55,6 +65,8 @@ pub struct PerplexityOptions {
     pub convention: Convention,
     /// Tokens of a window.
     pub context: usize,
+    /// What becomes of the end of a text; the convention `llama` drops it.
+    pub tail: Tail,
     /// What keys and values are kept as.
     pub kv: KvType,
 }
@@ -179,15 +191,18 @@ fn windows(tokens: &[u32], bos: Option<u32>, options: PerplexityOptions) -> Resu
             if n == 0 {
                 return Err(Error::Input("a context of 0 tokens is not possible".into()));
             }
-            if tokens.len() < n + 1 {
-                return too_short(n + 1);
+            let needed = if options.tail == Tail::Dropped { n + 1 } else { 2 };
+            if tokens.len() < needed {
+                return too_short(needed);
             }
-            let starts = (0..(tokens.len() - 1) / n).map(|i| i * n);
+            let predicted = tokens.len() - 1;
+            let end = if options.tail == Tail::Dropped { predicted / n * n } else { predicted };
+            let starts = (0..end).step_by(n).map(|start| start..end.min(start + n));
             Ok(starts
-                .map(|start| Window {
-                    input: tokens[start..start + n].to_vec(),
-                    targets: tokens[start + 1..start + n + 1].to_vec(),
-                    scored: start + 1..start + n + 1,
+                .map(|places| Window {
+                    input: tokens[places.clone()].to_vec(),
+                    targets: tokens[places.start + 1..=places.end].to_vec(),
+                    scored: places.start + 1..places.end + 1,
                 })
                 .collect())
         }
@@ -291,7 +306,29 @@ mod tests {
 
     fn cut(len: u32, bos: Option<u32>, convention: Convention, context: usize) -> Result<Vec<Window>> {
         let tokens: Vec<u32> = (0..len).collect();
-        windows(&tokens, bos, PerplexityOptions { convention, context, kv: KvType::F32 })
+        windows(&tokens, bos, PerplexityOptions { convention, context, tail: Tail::Dropped, kv: KvType::F32 })
+    }
+
+    #[test]
+    fn a_scored_tail_leaves_no_token_out() {
+        for len in 2..40u32 {
+            let tokens: Vec<u32> = (0..len).collect();
+            for context in 1..12 {
+                let options =
+                    PerplexityOptions { convention: Convention::Windows, context, tail: Tail::Scored, kv: KvType::F32 };
+                let windows = windows(&tokens, Some(77), options).expect("two tokens suffice");
+                let targets: Vec<u32> = windows.iter().flat_map(|window| window.targets.clone()).collect();
+                assert_eq!(targets, tokens[1..], "{len} tokens in windows of {context}");
+                for window in &windows {
+                    let range = window.scored.start - 1..window.scored.end - 1;
+                    assert_eq!(window.input, tokens[range], "{len} tokens in windows of {context}");
+                    assert!(window.input.len() <= context && window.input.len() == window.targets.len());
+                }
+            }
+        }
+        let options =
+            PerplexityOptions { convention: Convention::Windows, context: 8, tail: Tail::Scored, kv: KvType::F32 };
+        assert!(windows(&[5], None, options).is_err(), "nothing is predicted");
     }
 
     #[test]

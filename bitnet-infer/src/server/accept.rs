@@ -8,7 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
@@ -17,6 +20,7 @@ use tokio::task::JoinSet;
 use tokio_io_timeout::TimeoutStream;
 
 use super::metrics::Metrics;
+use super::peer::Peer;
 
 /// Limits on connections.
 #[derive(Clone, Copy, Debug)]
@@ -98,21 +102,41 @@ pub async fn accept(
 async fn connection(stream: TcpStream, app: Router, limits: Connections, mut closed: watch::Receiver<bool>) {
     // Small pieces are to arrive when they are written.
     let _ = stream.set_nodelay(true);
-    let mut stream = TimeoutStream::new(stream);
+    let peer = Peer::new(stream);
+    let mut stream = TimeoutStream::new(peer.clone());
     stream.set_write_timeout(Some(limits.write_time));
-    let service = TowerToHyperService::new(app);
+    let app = TowerToHyperService::new(app);
+    let service = service_fn(|request: Request<Incoming>| {
+        peer.begin(request.version());
+        let (answer, peer) = (app.call(request), peer.clone());
+        async move {
+            let answer = answer.await;
+            peer.answer();
+            answer
+        }
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_time)
         .max_buf_size(LARGEST_HEAD)
+        // Whoever has sent a whole request may close that half, and gets an answer; `Peer` sees who has left.
+        .half_close(true)
         .serve_connection(TokioIo::new(Box::pin(stream)), service);
     tokio::pin!(connection);
+    let left = peer.left();
+    tokio::pin!(left);
     tokio::select! {
+        biased;
         // How a client left is its own affair.
         _ = connection.as_mut() => return,
+        () = left.as_mut() => return,
         _ = closed.wait_for(|closed| *closed) => connection.as_mut().graceful_shutdown(),
     }
-    let _ = connection.await;
+    tokio::select! {
+        biased;
+        _ = connection => {}
+        () = left => {}
+    }
 }
 
 fn is_of_one_connection(error: &io::Error) -> bool {

@@ -9,6 +9,7 @@ mod api;
 mod error;
 pub mod metrics;
 mod page;
+mod peer;
 pub mod scheduler;
 mod security;
 mod state;

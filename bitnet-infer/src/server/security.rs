@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
@@ -30,7 +30,7 @@ impl Access {
     /// Takes the keys, and names and origins that are allowed besides the server's own.
     ///
     /// # Errors
-    /// If an origin is none.
+    /// If an origin is invalid.
     pub fn new(keys: &[String], hosts: &[String], origins: &[String]) -> Result<Self, String> {
         let is_origin = |origin: &str| {
             let host = origin.split_once("://").map(|(_, host)| host);
@@ -40,7 +40,9 @@ impl Access {
         };
         if let Some(bad) = origins.iter().find(|origin| !is_origin(origin)) {
             return Err(format!(
-                "the origin `{bad}` is none, expected one such as https://chat.example, without a path, or *"
+                "--cors-origin: invalid origin `{}`, expected a scheme and a host without a path, such as \
+                 https://chat.example, or *",
+                bad.escape_debug()
             ));
         }
         Ok(Self {
@@ -129,22 +131,38 @@ pub async fn check_host(State(guard): State<Guard>, request: Request, next: Next
 fn refusal(guard: &Guard, request: &Request) -> Option<ApiError> {
     let text = |name| request.headers().get(name).map(|value: &HeaderValue| value.to_str().unwrap_or("?").to_owned());
     let host = text(header::HOST).or_else(|| request.uri().authority().map(|authority| authority.to_string()));
-    let refuse = |reason: &'static str, message: &str| {
+    let refuse = |reason: &'static str, message: String| {
         guard.metrics.count_rejected(reason);
         Some(ApiError::with(StatusCode::FORBIDDEN, reason, message))
     };
-    let Some(host) = host else { return Some(ApiError::invalid("the request has no Host")) };
-    if !guard.access.knows_host(&host) {
-        return refuse(
-            "host",
-            "this server does not answer to that Host: start it with --allow-host NAME if it should",
+    // HTTP/1.0 has no `Host`, so load balancers that speak it send none. Browsers, through which a foreign name could reach
+    // this server, always send one.
+    if host.is_none() && request.version() > Version::HTTP_10 {
+        return Some(ApiError::invalid("the request has no `Host` header, which HTTP/1.1 requires"));
+    }
+    if let Some(host) = &host
+        && !guard.access.knows_host(host)
+    {
+        let name = shown(host_name(host));
+        let message = format!(
+            "this server does not answer requests for the host `{name}`: to allow it, start the server with --allow-host {name}"
         );
+        return refuse("host", message);
     }
-    if text(header::ORIGIN).is_some_and(|origin| !guard.access.knows_origin(&origin, &host)) {
-        let message = "pages of that origin may not ask this server: start it with --cors-origin ORIGIN if they should";
-        return refuse("origin", message);
+    let origin = text(header::ORIGIN)?;
+    if guard.access.knows_origin(&origin, host.as_deref().unwrap_or_default()) {
+        return None;
     }
-    None
+    let origin = shown(&origin);
+    let message = format!(
+        "pages of the origin `{origin}` may not use this server: to allow them, start it with --cors-origin {origin}"
+    );
+    refuse("origin", message)
+}
+
+/// What a client has sent, short and harmless in a message.
+fn shown(text: &str) -> String {
+    text.chars().take(80).collect::<String>().escape_debug().to_string()
 }
 
 /// Refuses requests without a key, if there are keys. Health and the page itself, which hold nothing of anybody's, are open.
@@ -191,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn origins_that_are_none_are_refused() {
+    fn invalid_origins_are_refused() {
         for origin in ["chat.example", "https://chat.example/", "https://", "", "https://a\nb"] {
             assert!(Access::new(&[], &[], &[origin.into()]).is_err(), "{origin}");
         }

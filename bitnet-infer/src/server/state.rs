@@ -143,7 +143,7 @@ impl Server {
     /// The answer to a request for another model.
     pub fn unknown_model(&self, asked: &str) -> ApiError {
         let asked: String = asked.chars().take(80).collect();
-        let message = format!("the model `{}` is not served here, only `{}` is", asked.escape_debug(), self.name);
+        let message = format!("unknown model `{}`: this server has only `{}`", asked.escape_debug(), self.name);
         ApiError { param: Some("model".into()), ..ApiError::with(StatusCode::NOT_FOUND, "model_not_found", message) }
     }
 
@@ -160,24 +160,23 @@ impl Server {
         Err(ApiError::invalid(message).coded("context_length_exceeded"))
     }
 
-    /// Refuses a text that cannot fit the context even if it were made of the longest tokens: before it is worked on.
+    /// Refuses a text of so many bytes that cannot fit the context even if it were made of the longest tokens: before it is worked on.
     ///
     /// # Errors
     /// How long it may be.
-    pub fn check_text(&self, text: &str) -> Result<(), ApiError> {
+    pub fn check_text(&self, bytes: usize) -> Result<(), ApiError> {
         let longest = *self.longest_token.get_or_init(|| {
             let tokens = 0..u32::try_from(self.vocab_size()).unwrap_or(u32::MAX);
             let lengths = self.tokenizer().map(|tokenizer| tokens.map(|id| tokenizer.bytes_of(id).len()).max());
             lengths.ok().flatten().unwrap_or(1).max(LEAST_LONGEST)
         });
         let most = self.context().saturating_mul(longest);
-        if text.len() <= most {
+        if bytes <= most {
             return Ok(());
         }
         let context = self.context();
         let message = format!(
-            "this model's context is {context} tokens, which hold {most} bytes at most, the text has {}: shorten it",
-            text.len()
+            "this model's context is {context} tokens, which hold {most} bytes at most, the text has {bytes}: shorten it"
         );
         Err(ApiError::invalid(message).coded("context_length_exceeded"))
     }

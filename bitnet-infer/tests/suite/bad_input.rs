@@ -102,12 +102,21 @@ fn folders_of_parts_and_downloads_that_went_wrong_are_named() {
         fs::write(root.path().join(format!("m-{number}.gguf")), part(number, 3)).expect("written");
     }
     let message = error(root.path());
-    assert!(message.contains("holds parts of a split model (2 of 3 files in GGUF): join them"), "{message}");
+    assert!(message.contains("holds parts of a split model (2 of 3 parts, part 3 is missing): join them"), "{message}");
     assert!(error(&root.path().join("m-1.gguf")).contains("is part 2 of 3 of a split model"));
     fs::write(root.path().join("m-0.gguf"), part(0, 1)).expect("written");
+    // Whatever else lies beside the parts, and whatever their names are.
+    let message = error(root.path());
+    assert!(message.contains("holds parts of a split model (1 of 3 parts, parts 1 and 3 are missing)"), "{message}");
+    // A configuration without weights beside it does not make them another thing.
+    fs::write(root.path().join("config.json"), tiny_config("ternary", "int8").to_json()).expect("written");
+    assert!(error(root.path()).contains("holds parts of a split model"));
+    fs::write(root.path().join("m-1.gguf"), part(0, 1)).expect("written");
     assert!(error(root.path()).contains("holds 2 files in GGUF, name one of them: m-0.gguf, m-1.gguf"));
     fs::write(root.path().join("m-1.gguf"), "<!doctype html><p>Sign in").expect("written");
     assert!(error(&root.path().join("m-1.gguf")).contains("is a web page"));
+    fs::remove_file(root.path().join("m-1.gguf")).expect("removed");
+    assert!(error(root.path()).contains("m-0.gguf: `general.architecture` is missing"), "the one file is read");
     let folder = valid("ternary");
     fs::write(folder.path.join("model.safetensors"), "version https://git-lfs.github.com/spec/v1\noid")
         .expect("written");

@@ -72,7 +72,12 @@ fn wrong_input_is_one_line_and_exit_code_one() {
         (&["perplexity", folder, &binary], "binary: is not UTF-8 text at byte 2 (0xff)"),
         (&["perplexity", folder, &wide], "wide: is UTF-16 text: convert it to UTF-8"),
         (&["score", folder, &lines], "lines:2: expected value at column 1"),
-        (&["perplexity", folder, &short], "short: the text has 3 tokens"),
+        (&["perplexity", folder, &short, "--strict"], "short: the text has 3 tokens"),
+        (&["perplexity", folder, &short, "--convention=llama"], "short: the text has 3 tokens"),
+        (
+            &["perplexity", folder, &short, "--strict", "--convention=llama"],
+            "--strict belongs to the convention `windows`",
+        ),
         (&["serve", folder, "--port=0", "--api-key-file", &mark], "mark: is empty"),
         (&["inspect", &empty], "is a file, expected a folder"),
         (&["bench", "--shape", "huge"], "shape is `huge`, expected one of: 2b-4t"),
@@ -91,6 +96,9 @@ fn wrong_input_is_one_line_and_exit_code_one() {
     let unknown = program().args(["bench", "--shape", "tiny"]).env("BITNET_TERNARY", "3bit").output().expect("runs");
     let expected = "error: BITNET_TERNARY: there is no way `3bit` to hold ternary codes, expected one of: 2bit, base3";
     assert!(String::from_utf8_lossy(&unknown.stderr).contains(expected));
+    let many = Command::new(env!("CARGO_BIN_EXE_bitnet-infer")).args(["kernels", "--threads=100000"]).output();
+    let many = many.expect("runs");
+    assert_eq!(String::from_utf8_lossy(&many.stderr), "error: --threads is 100000, expected at most 1024\n");
     let unknown = program().arg("kernels").env("BITNET_KERNEL", "abacus").output().expect("runs");
     assert!(String::from_utf8_lossy(&unknown.stderr).contains("error: BITNET_KERNEL: there is no kernel `abacus`"));
 }
@@ -249,7 +257,15 @@ fn perplexity_and_inspect_report_in_words_and_in_json() {
     fs::write(&file, "the quick brown fox jumps over the lazy dog ".repeat(20)).expect("written");
     let (words, _) = success(&["perplexity", text(&folder), text(&file), "--context", "64"]);
     assert!(words.contains("keys, values    f32, "), "{words}");
-    assert!(words.contains("nats per token") && words.contains("13 windows of 64, convention windows"), "{words}");
+    assert!(
+        words.contains("nats per token") && words.contains("879 tokens in 14 windows of 64, convention windows"),
+        "{words}"
+    );
+    let (words, _) = success(&["perplexity", text(&folder), text(&file), "--context", "64", "--strict"]);
+    assert!(words.contains("832 tokens in 13 windows of 64, convention windows"), "{words}");
+    // A text shorter than a window is one shorter window.
+    let (words, _) = success(&["perplexity", text(&folder), text(&file), "--context", "300"]);
+    assert!(words.contains("879 tokens in 3 windows of 300"), "{words}");
     let (json, _) =
         success(&["perplexity", text(&folder), text(&file), "--context", "64", "--convention", "llama", "--json"]);
     let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
@@ -287,4 +303,31 @@ fn bench_and_kernels_report() {
     assert_eq!(json["ternary"], "base3");
     let (words, _) = success(&["kernels", "--kernel", "scalar"]);
     assert!(words.starts_with("scalar          runs here, chosen\n"), "{words}");
+}
+
+#[test]
+fn options_that_cannot_take_effect_are_refused_by_name() {
+    let root = tempfile::tempdir().expect("temp dir");
+    let folder = model(root.path());
+    let floats = root.path().join("floats");
+    success(&["bench", "--shape", "tiny", "--weights", "none", "--write", text(&floats)]);
+    let generate = ["generate", text(&folder), "Once", "-n", "1"];
+    for (option, value, because) in [
+        ("--top-k", "3", "--temperature 0"),
+        ("--top-p", "0.5", "--temperature 0"),
+        ("--min-p", "0.5", "--temperature 0"),
+        ("--seed", "7", "--temperature 0"),
+        ("--repeat-window", "9", "a --repeat-penalty of 1"),
+    ] {
+        let idle = [&generate[..], &[option, value, "--temperature", "0"]].concat();
+        let message = refused(&idle);
+        assert!(message.starts_with(&format!("error: {option} has no effect with {because}")), "{message}");
+        success(&[&generate[..], &[option, value, "--repeat-penalty", "1.1"]].concat());
+    }
+    success(&[&generate[..], &["--temperature", "0"]].concat());
+    let message = refused(&["inspect", text(&folder), "--i2s", "rows"]);
+    assert!(message.contains("--i2s has no effect on") && message.contains("no I2_S tensor"), "{message}");
+    let message = refused(&["bench", "--model", text(&floats), "--ternary", "2bit"]);
+    assert!(message.contains("--ternary has no effect on") && message.contains("not ternary"), "{message}");
+    assert_eq!(run(&["inspect", text(&folder), "--tensors", "--json"]).status.code(), Some(2));
 }

@@ -6,6 +6,7 @@ mod command_line;
 mod common;
 mod consistency;
 mod conversions;
+mod endings;
 #[path = "../../../bitnet-model/tests/suite/gguf_file.rs"]
 mod gguf_file;
 mod heads;

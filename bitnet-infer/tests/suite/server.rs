@@ -3,9 +3,12 @@
 mod answers;
 mod client;
 mod company;
+mod connections;
+mod conversations;
 mod departures;
 mod faults;
 mod refusals;
+mod requests;
 mod scripts;
 
 use std::net::SocketAddr;
@@ -32,7 +35,8 @@ struct Setup {
     access: Access,
     connections: Connections,
     body_limit: usize,
-    template: Option<&'static str>,
+    template: Option<String>,
+    name: String,
 }
 
 impl Default for Setup {
@@ -48,7 +52,14 @@ impl Default for Setup {
             patience: Duration::from_secs(5),
         };
         let connections = Connections { grace: Duration::from_secs(5), ..Connections::default() };
-        Self { limits, access: Access::default(), connections, body_limit: 64 << 10, template: Some("plain") }
+        Self {
+            limits,
+            access: Access::default(),
+            connections,
+            body_limit: 64 << 10,
+            template: Some("plain".into()),
+            name: "tiny".into(),
+        }
     }
 }
 
@@ -80,8 +91,8 @@ impl Running {
             Server::new(Parts {
                 engine: engine.clone(),
                 loaded: Arc::clone(&loaded),
-                chat: chat_format(&path, &loaded, setup.template),
-                name: "tiny".into(),
+                chat: chat_format(&path, &loaded, setup.template.as_deref()),
+                name: setup.name,
                 sampler: SamplerConfig::default(),
                 end_tokens: Vec::new(),
                 limits: setup.limits,

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use bitnet_infer::engine::{self, KvType, LoadedModel, SamplerConfig};
-use bitnet_infer::eval::perplexity::{self, Convention, PerplexityOptions};
+use bitnet_infer::eval::perplexity::{self, Convention, PerplexityOptions, Tail};
 use bitnet_infer::generate::{GenerateOptions, Generation, Generator, StopReason};
 use bitnet_infer::kernels;
 
@@ -127,7 +127,7 @@ fn perplexity_is_that_of_the_reference() {
         .collect()
     };
     let measure = |convention, context| {
-        let options = PerplexityOptions { convention, context, kv: KvType::F32 };
+        let options = PerplexityOptions { convention, context, tail: Tail::Dropped, kv: KvType::F32 };
         let tokenizer = loaded.tokenizer.as_ref().expect("a tokenizer");
         perplexity::of_text(&loaded.model, tokenizer, &text, options, |done, all| assert!(done <= all)).expect("runs")
     };
@@ -168,7 +168,8 @@ fn bytes_are_counted_to_the_character() {
     let tokenizer = loaded.tokenizer.as_ref().expect("a tokenizer");
     // Two bytes a character: with windows of three tokens every other window ends inside one.
     let text = "é".repeat(30);
-    let options = PerplexityOptions { convention: Convention::Windows, context: 3, kv: KvType::F32 };
+    let options =
+        PerplexityOptions { convention: Convention::Windows, context: 3, tail: Tail::Dropped, kv: KvType::F32 };
     let measured = perplexity::of_text(&loaded.model, tokenizer, &text, options, |_, _| {}).expect("runs");
     let scored = measured.bytes_scored.expect("a text");
     assert_eq!(measured.tokens_scored, 57);

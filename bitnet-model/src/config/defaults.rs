@@ -1,7 +1,8 @@
 //! What a `config.json` means where a key is missing: the defaults of the class that its architecture names.
 //!
 //! Read off `transformers` 5.24 (`LlamaConfig()`, `Qwen2Config()`, `Qwen3Config()`, `BitNetConfig()`); those of
-//! `BitnetForCausalLM` off the `configuration_bitnet.py` that comes with 1bitLLM's models.
+//! `BitnetForCausalLM` off the `configuration_bitnet.py` that comes with 1bitLLM's models. A `bos_token_id` has no default here:
+//! whether a token begins a text is the tokenizer's to say.
 
 use super::HiddenAct;
 
@@ -19,6 +20,10 @@ pub(super) struct Defaults {
     pub num_key_value_heads: Option<usize>,
     /// `None`: the hidden size shared out among the query heads.
     pub head_dim: Option<usize>,
+    /// `None`: no token ends a text.
+    pub eos_token_id: Option<u32>,
+    /// Whether `sliding_window` counts with `use_sliding_window` alone.
+    pub window_has_switch: bool,
 }
 
 const LLAMA: Defaults = Defaults {
@@ -30,12 +35,16 @@ const LLAMA: Defaults = Defaults {
     hidden_act: HiddenAct::Silu,
     num_key_value_heads: None,
     head_dim: None,
+    eos_token_id: Some(2),
+    window_has_switch: false,
 };
 
 const QWEN2: Defaults = Defaults {
     names: &["Qwen2ForCausalLM", "qwen2"],
     max_position_embeddings: 32_768,
     num_key_value_heads: Some(32),
+    eos_token_id: None,
+    window_has_switch: true,
     ..LLAMA
 };
 
@@ -48,6 +57,7 @@ pub(super) const CLASSES: [Defaults; 5] = [
         rope_theta: 500_000.0,
         hidden_act: HiddenAct::Relu2,
         num_key_value_heads: Some(5),
+        eos_token_id: Some(128_001),
         ..LLAMA
     },
     Defaults { names: &["BitnetForCausalLM"], sub_norms: true, ..LLAMA },

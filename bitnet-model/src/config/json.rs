@@ -7,8 +7,7 @@
 use serde_json::{Map, Value, json};
 
 use super::defaults::{CLASSES, Defaults};
-use super::unread;
-use super::{HiddenAct, ModelConfig, Quantization, RopeScaling, Storage};
+use super::{HiddenAct, ModelConfig, Quantization, Storage, rope_keys, unread};
 use crate::error::{Error, Result};
 
 pub(super) fn parse(bytes: &[u8], origin: &str) -> Result<ModelConfig> {
@@ -47,16 +46,16 @@ pub(super) fn parse(bytes: &[u8], origin: &str) -> Result<ModelConfig> {
             .optional_size("max_position_embeddings")?
             .unwrap_or(class.max_position_embeddings),
         rms_norm_eps: keys.number("rms_norm_eps")?.unwrap_or(class.rms_norm_eps),
-        rope_theta: rope_theta(&keys)?.unwrap_or(class.rope_theta),
-        rope_scaling: rope_scaling(&keys)?,
+        rope_theta: rope_keys::theta(&keys)?.unwrap_or(class.rope_theta),
+        rope_scaling: rope_keys::scaling(&keys)?,
         tie_word_embeddings: keys.flag("tie_word_embeddings")?.unwrap_or(false),
         sub_norms: class.sub_norms,
         quantization,
         storage,
         bos_token_id: keys.tokens("bos_token_id")?.first().copied(),
-        eos_token_ids: keys.tokens("eos_token_id")?,
+        eos_token_ids: ends(&keys, class)?,
     };
-    unread::check(&map, &config, origin)?;
+    unread::check(&map, class, &config, origin)?;
     Ok(config)
 }
 
@@ -77,7 +76,7 @@ pub(super) fn write(config: &ModelConfig) -> String {
         "max_position_embeddings": config.max_position_embeddings,
         "rms_norm_eps": shortest(config.rms_norm_eps),
         "rope_theta": shortest(config.rope_theta),
-        "rope_scaling": rope_scaling_json(config),
+        "rope_scaling": rope_keys::scaling_json(config),
         "tie_word_embeddings": config.tie_word_embeddings,
         "attention_bias": false,
         "mlp_bias": false,
@@ -108,22 +107,23 @@ pub(super) fn write(config: &ModelConfig) -> String {
 }
 
 /// An f32 as the decimal a person would write (1e-5, not 9.999999747378752e-6).
-fn shortest(x: f32) -> f64 {
+pub(super) fn shortest(x: f32) -> f64 {
     x.to_string().parse().expect("a printed number parses")
 }
 
-struct Keys<'a> {
-    map: &'a Map<String, Value>,
-    origin: &'a str,
+/// Typed access to the keys of an object.
+pub(super) struct Keys<'a> {
+    pub map: &'a Map<String, Value>,
+    pub origin: &'a str,
 }
 
 impl Keys<'_> {
-    fn fail(&self, key: &str, reason: impl Into<String>) -> Error {
+    pub fn fail(&self, key: &str, reason: impl Into<String>) -> Error {
         Error::config(self.origin, key, reason)
     }
 
     /// The value of `key`, with `null` counting as absent.
-    fn value(&self, key: &str) -> Option<&Value> {
+    pub fn value(&self, key: &str) -> Option<&Value> {
         self.map.get(key).filter(|v| !v.is_null())
     }
 
@@ -132,7 +132,7 @@ impl Keys<'_> {
         self.map.get(key).is_some_and(Value::is_null)
     }
 
-    fn size(&self, key: &str) -> Result<usize> {
+    pub fn size(&self, key: &str) -> Result<usize> {
         self.optional_size(key)?.ok_or_else(|| self.fail(key, "is missing, expected a positive integer"))
     }
 
@@ -144,7 +144,7 @@ impl Keys<'_> {
         self.value(key).map(to_size).transpose()
     }
 
-    fn number(&self, key: &str) -> Result<Option<f32>> {
+    pub fn number(&self, key: &str) -> Result<Option<f32>> {
         let to_number = |v: &Value| {
             v.as_f64().map(|x| x as f32).ok_or_else(|| self.fail(key, format!("is {v}, expected a number")))
         };
@@ -156,12 +156,12 @@ impl Keys<'_> {
         self.value(key).map(to_flag).transpose()
     }
 
-    fn text(&self, key: &str) -> Result<Option<&str>> {
+    pub fn text(&self, key: &str) -> Result<Option<&str>> {
         let to_text = |v| Value::as_str(v).ok_or_else(|| self.fail(key, format!("is {v}, expected a string")));
         self.value(key).map(to_text).transpose()
     }
 
-    fn object(&self, key: &str) -> Result<Option<Keys<'_>>> {
+    pub fn object(&self, key: &str) -> Result<Option<Keys<'_>>> {
         let to_object = |v: &'_ Value| match v {
             Value::Object(_) => Ok(()),
             _ => Err(self.fail(key, "is not an object")),
@@ -201,65 +201,22 @@ fn key_value_heads(keys: &Keys, class: &Defaults, heads: usize) -> Result<usize>
     }
 }
 
+/// The tokens that end a text. A key that is null, as against one that is missing, means none in every class; and a default is left
+/// out where the vocabulary has no such token.
+fn ends(keys: &Keys, class: &Defaults) -> Result<Vec<u32>> {
+    if keys.map.contains_key("eos_token_id") {
+        return keys.tokens("eos_token_id");
+    }
+    let vocabulary = keys.size("vocab_size")?;
+    Ok(class.eos_token_id.into_iter().filter(|&id| (id as usize) < vocabulary).collect())
+}
+
 fn hidden_act(keys: &Keys) -> Result<Option<HiddenAct>> {
     match keys.text("hidden_act")? {
         Some("relu2") => Ok(Some(HiddenAct::Relu2)),
         Some("silu") => Ok(Some(HiddenAct::Silu)),
         Some(other) => Err(keys.fail("hidden_act", format!("is `{other}`, expected `relu2` or `silu`"))),
         None => Ok(None),
-    }
-}
-
-fn rope_theta(keys: &Keys) -> Result<Option<f32>> {
-    if let Some(theta) = keys.number("rope_theta")? {
-        return Ok(Some(theta));
-    }
-    let nested = keys.object("rope_parameters")?;
-    Ok(nested.map(|rope| rope.number("rope_theta")).transpose()?.flatten())
-}
-
-/// A kind of scaling that is not known is refused: running such a model with plain angles would be silently wrong.
-fn rope_scaling(keys: &Keys) -> Result<Option<RopeScaling>> {
-    for key in ["rope_scaling", "rope_parameters"] {
-        let Some(rope) = keys.object(key)? else { continue };
-        let number = |name: &str| {
-            rope.number(name)?.ok_or_else(|| keys.fail(&format!("{key}.{name}"), "is missing, expected a number"))
-        };
-        match rope.text("rope_type")?.or(rope.text("type")?).unwrap_or("default") {
-            "default" => {}
-            "linear" => return Ok(Some(RopeScaling::Linear { factor: number("factor")? })),
-            "llama3" => {
-                let context = "original_max_position_embeddings";
-                return Ok(Some(RopeScaling::Llama3 {
-                    factor: number("factor")?,
-                    low_freq_factor: number("low_freq_factor")?,
-                    high_freq_factor: number("high_freq_factor")?,
-                    original_max_position_embeddings: rope.size(context)?,
-                }));
-            }
-            other => {
-                return Err(keys.fail(key, format!("has type `{other}`, expected `default`, `linear` or `llama3`")));
-            }
-        }
-    }
-    Ok(None)
-}
-
-/// `rope_scaling` of a `config.json`, null without one. Divisors that are no published scaling have no name there and are
-/// refused by whoever writes a model.
-fn rope_scaling_json(config: &ModelConfig) -> Value {
-    match config.rope_scaling.as_ref().and_then(|scaling| scaling.recognize(config.rope_theta)) {
-        Some(RopeScaling::Linear { factor }) => json!({ "rope_type": "linear", "factor": shortest(factor) }),
-        Some(RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings }) => {
-            json!({
-                "rope_type": "llama3",
-                "factor": shortest(factor),
-                "low_freq_factor": shortest(low_freq_factor),
-                "high_freq_factor": shortest(high_freq_factor),
-                "original_max_position_embeddings": original_max_position_embeddings,
-            })
-        }
-        Some(RopeScaling::Divisors(_)) | None => Value::Null,
     }
 }
 
@@ -463,6 +420,49 @@ mod tests {
             message.contains("`num_key_value_heads` is missing, and the default of `BitNetForCausalLM`, 5"),
             "{message}"
         );
+    }
+
+    #[test]
+    fn a_missing_end_token_is_that_of_the_class_where_the_vocabulary_has_it() {
+        // `eos_token_id` of the classes' defaults in transformers 5.24; null is no end token in each of them.
+        for (architecture, vocabulary, expected) in [
+            ("LlamaForCausalLM", 64, vec![2]),
+            ("LlamaForCausalLM", 2, vec![]),
+            ("BitnetForCausalLM", 64, vec![2]),
+            ("BitNetForCausalLM", 128_256, vec![128_001]),
+            ("BitNetForCausalLM", 64, vec![]),
+            ("Qwen2ForCausalLM", 200_000, vec![]),
+            ("Qwen3ForCausalLM", 200_000, vec![]),
+        ] {
+            let text = TINY.replace("BitNetForCausalLM", architecture);
+            let text = text.replace(r#""vocab_size": 64"#, &format!(r#""vocab_size": {vocabulary}"#));
+            let missing = parsed(&text.replace(r#", "eos_token_id": [1, 2]"#, "")).expect(architecture);
+            assert_eq!(missing.eos_token_ids, expected, "{architecture} {vocabulary}");
+            assert_eq!(missing.bos_token_id, None, "tokenizers say what begins a text");
+            let null = parsed(&text.replace("[1, 2]", "null")).expect(architecture);
+            assert!(null.eos_token_ids.is_empty(), "{architecture}");
+        }
+    }
+
+    #[test]
+    fn published_configurations_load() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/bitnet-configs");
+        // Layers, end token, epsilon, base, storage, as the files say or their classes have it.
+        for (name, layers, end, theta, storage) in [
+            ("bitnet-b1.58-2B-4T", 30, 128_001, 5e5, Storage::Packed),
+            ("bitnet_b1_58-large", 24, 2, 1e4, Storage::Float),
+            ("Llama3-8B-1.58-100B-tokens", 32, 128_009, 5e5, Storage::PackedInverseScale),
+        ] {
+            let path = root.join(name).join("config.json");
+            if !path.exists() {
+                eprintln!("skipped: no {}", path.display());
+                continue;
+            }
+            let found = ModelConfig::read(&path).expect(name);
+            assert_eq!((found.num_hidden_layers, &found.eos_token_ids[..]), (layers, &[end][..]), "{name}");
+            assert_eq!((found.rms_norm_eps, found.rope_theta, found.rope_scaling), (1e-5, theta, None), "{name}");
+            assert_eq!((found.storage, found.quantization.weight_name()), (storage, "ternary"), "{name}");
+        }
     }
 
     proptest::proptest! {

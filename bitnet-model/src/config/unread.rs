@@ -5,7 +5,8 @@
 
 use serde_json::{Map, Value};
 
-use super::ModelConfig;
+use super::defaults::Defaults;
+use super::{ModelConfig, rope_keys};
 use crate::error::{Error, Result};
 
 /// A key, when it changes nothing, and that in words.
@@ -50,9 +51,10 @@ fn all_full(value: &Value, _: &ModelConfig) -> bool {
 }
 
 /// Each of these with the class or model family of `transformers` that reads it.
-const UNREAD: [Unread; 47] = [
+const UNREAD: [Unread; 53] = [
     // Windows: Qwen2, Mistral, Gemma.
     unread("layer_types", all_full, "nothing but \"full_attention\""),
+    unread("attention_chunk_size", whole_context, "null, or at least max_position_embeddings"),
     // Multipliers: Granite, Cohere, Gemma, MiniCPM, Falcon-H1.
     unread("attention_multiplier", usual_scale, "1 / sqrt(head_dim)"),
     unread("query_pre_attn_scalar", |v, c| v.as_f64() == Some(c.head_dim as f64), "head_dim"),
@@ -62,6 +64,7 @@ const UNREAD: [Unread; 47] = [
     unread("embedding_multiplier", one, "1"),
     unread("embedding_scale", one, "1"),
     unread("lm_head_multiplier", one, "1"),
+    unread("scale_embedding", no, "false"),
     unread("key_multiplier", one, "1"),
     unread("attention_in_multiplier", one, "1"),
     unread("attention_out_multiplier", one, "1"),
@@ -77,6 +80,9 @@ const UNREAD: [Unread; 47] = [
     unread("partial_rotary_factor", one, "1"),
     unread("rotary_pct", one, "1"),
     unread("rotary_percent", one, "1"),
+    unread("rotary_emb_fraction", one, "1"),
+    unread("use_dynamic_ntk", no, "false"),
+    unread("use_logn_attn", no, "false"),
     unread("rotary_dim", |v, c| v.as_u64() == Some(c.head_dim as u64), "head_dim"),
     unread("rope_interleaved", no, "false"),
     unread("rope_interleave", no, "false"),
@@ -88,6 +94,7 @@ const UNREAD: [Unread; 47] = [
     // Norms and biases: OLMo, Chameleon, Llama 4, Phi, InternLM, ChatGLM, DBRX.
     unread("use_qk_norm", no, "false"),
     unread("qk_layernorm", no, "false"),
+    unread("attn_output_gate", no, "false"),
     unread("swin_norm", no, "false"),
     unread("clip_qkv", never, "null"),
     unread("use_bias", no, "false"),
@@ -107,7 +114,27 @@ const UNREAD: [Unread; 47] = [
     unread("n_routed_experts", zero, "null"),
 ];
 
-/// Keys inside `rope_scaling` and `rope_parameters` that plain, linear and `llama3` scaling do not read.
+/// Keys inside `rope_scaling` and `rope_parameters` that are read, or mean something to kinds of scaling that are refused by their
+/// type alone. Any other key there may be a scaling of its own.
+const KNOWN_OF_ROPE: [&str; 15] = [
+    "rope_type",
+    "type",
+    "rope_theta",
+    "factor",
+    "low_freq_factor",
+    "high_freq_factor",
+    "original_max_position_embeddings",
+    "beta_fast",
+    "beta_slow",
+    "mscale",
+    "mscale_all_dim",
+    "short_factor",
+    "long_factor",
+    "truncate",
+    "finetuned",
+];
+
+/// Keys there that plain, linear and `llama3` scaling do not read.
 const UNREAD_OF_ROPE: [Unread; 4] = [
     unread("partial_rotary_factor", one, "1"),
     unread("mrope_section", never, "no such key"),
@@ -119,7 +146,7 @@ const UNREAD_OF_ROPE: [Unread; 4] = [
 ///
 /// # Errors
 /// The key, its value, and the value with which it would change nothing.
-pub(super) fn check(map: &Map<String, Value>, config: &ModelConfig, origin: &str) -> Result<()> {
+pub(super) fn check(map: &Map<String, Value>, class: &Defaults, config: &ModelConfig, origin: &str) -> Result<()> {
     let refuse = |key: &str, value: &Value, expected: &str| {
         let shown: String = value.to_string().chars().take(60).collect();
         let reason =
@@ -135,10 +162,9 @@ pub(super) fn check(map: &Map<String, Value>, config: &ModelConfig, origin: &str
     // Qwen2 has a window and a switch for it, which is off where it is missing; others have the window alone.
     let switch = set(map, "use_sliding_window");
     if let Some(window) = set(map, "sliding_window").filter(|window| !whole_context(window, config)) {
-        let qwen = matches!(map.get("model_type").and_then(Value::as_str), Some("qwen2" | "qwen3"));
         match switch {
             Some(Value::Bool(false)) => {}
-            None if qwen => {}
+            None if class.window_has_switch => {}
             Some(on) => return refuse("use_sliding_window", &on, "false"),
             None => return refuse("sliding_window", &window, "null, or at least max_position_embeddings"),
         }
@@ -149,11 +175,17 @@ pub(super) fn check(map: &Map<String, Value>, config: &ModelConfig, origin: &str
         let expected = if config.sub_norms { "true, as BitNet has them" } else { "false" };
         return refuse("use_sub_norms", &value, expected);
     }
-    for rope in ["rope_scaling", "rope_parameters"] {
-        let Some(Value::Object(inner)) = set(map, rope) else { continue };
-        for Unread { key, is_neutral, expected } in UNREAD_OF_ROPE {
-            if let Some(value) = set(&inner, key).filter(|value| !is_neutral(value, config)) {
-                return refuse(&format!("{rope}.{key}"), &value, expected);
+    let Some((rope, inner)) = rope_keys::section(map) else { return Ok(()) };
+    for (key, value) in inner.iter().filter(|(key, value)| !value.is_null() && !KNOWN_OF_ROPE.contains(&key.as_str())) {
+        let name = format!("{rope}.{}", key.escape_debug());
+        match UNREAD_OF_ROPE.iter().find(|unread| unread.key == key) {
+            Some(unread) if (unread.is_neutral)(value, config) => {}
+            Some(unread) => return refuse(&name, value, unread.expected),
+            None => {
+                let shown: String = value.to_string().chars().take(60).collect();
+                let reason =
+                    format!("is {shown}, an unknown key of rotary positions, which may change what the model computes");
+                return Err(Error::config(origin, &name, reason));
             }
         }
     }
@@ -162,6 +194,8 @@ pub(super) fn check(map: &Map<String, Value>, config: &ModelConfig, origin: &str
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use serde_json::json;
 
     use super::*;
@@ -232,11 +266,14 @@ mod tests {
         };
         let qwen = |more: &[(&str, Value)]| read("Qwen2ForCausalLM", "qwen2", more);
         let (window, on, off) = (("sliding_window", json!(64)), json!(true), json!(false));
-        refused(llama(&[window.clone()]), "`sliding_window` is 64");
+        refused(llama(from_ref(&window)), "`sliding_window` is 64");
         refused(qwen(&[window.clone(), ("use_sliding_window", on.clone())]), "`use_sliding_window` is true");
         refused(qwen(&[("use_sliding_window", on)]), "`use_sliding_window` is true");
         qwen(&[window.clone(), ("use_sliding_window", off)]).expect("off");
-        qwen(&[window]).expect("off where it is missing");
+        qwen(from_ref(&window)).expect("off where it is missing");
+        // By its class, whatever model type is written beside it.
+        read("Qwen2ForCausalLM", "", from_ref(&window)).expect("off where it is missing");
+        refused(read("LlamaForCausalLM", "qwen2", &[window]), "`sliding_window` is 64");
         let bitnet = read("BitNetForCausalLM", "bitnet", &[("use_sub_norms", json!(false))]);
         refused(
             bitnet,

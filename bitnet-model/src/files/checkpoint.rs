@@ -1,7 +1,7 @@
 //! The trainer's own folder: named f32 tensors in safetensors files and a JSON state beside them.
 //!
 //! A checkpoint is a folder that appears complete or not at all. What the JSON says belongs to the trainer; this module
-//! only knows how to write and read it whole.
+//! only knows how to write and read it whole. Its tensors are read by [`super::reader::TensorReader`].
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -10,9 +10,8 @@ use safetensors::tensor::View;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::tensors::{self, Dtype, FloatBytes, TensorFile};
+use super::tensors::{self, Dtype};
 use crate::error::{Error, Result};
-use crate::weights::FloatType;
 
 /// Name of the JSON file of a checkpoint.
 pub const STATE_FILE: &str = "state.json";
@@ -105,21 +104,10 @@ pub fn read_state<T: DeserializeOwned>(path: &Path) -> Result<T> {
         .map_err(|e| Error::format(&file.display().to_string(), format!("is not a checkpoint state: {e}")))
 }
 
-/// Reads tensor `name` of a checkpoint file, which must have exactly `shape`.
-///
-/// # Errors
-/// If it is missing, not f32 or of another shape, or holds NaN or infinity.
-pub fn read_f32(file: &TensorFile, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-    let bytes = file.bytes(name, tensors::Dtype::F32, shape)?;
-    if let Some(index) = (FloatBytes { float_type: FloatType::F32, bytes }).first_not_finite() {
-        return Err(file.not_finite(name, index));
-    }
-    Ok(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::reader::TensorReader;
 
     #[test]
     fn a_checkpoint_round_trips_to_the_bit() {
@@ -136,11 +124,10 @@ mod tests {
         write(&path, &[group], &serde_json::json!({"step": 7})).expect("written");
         let state: serde_json::Value = read_state(&path).expect("state");
         assert_eq!(state["step"], 7);
-        let bytes = std::fs::read(path.join("model.safetensors")).expect("bytes");
-        let file = TensorFile::parse(&bytes, "model.safetensors").expect("valid");
-        let read = read_f32(&file, "a.b", &[2, 2]).expect("tensor");
+        let mut file = TensorReader::open(&path.join("model.safetensors")).expect("valid");
+        let mut read = [0.0; 4];
+        file.read_f32("a.b", &[2, 2], &mut read).expect("tensor");
         assert!(read.iter().zip(&values).all(|(a, b)| a.to_bits() == b.to_bits()));
-        assert_eq!(file.bytes("c", Dtype::I8, &[3]).expect("tensor"), [255, 0, 127]);
-        assert!(read_f32(&file, "a.b", &[4]).unwrap_err().to_string().contains("has shape [2, 2], expected [4]"));
+        assert_eq!(file.read_i8("c").expect("tensor"), [-1, 0, 127]);
     }
 }

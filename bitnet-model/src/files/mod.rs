@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod gguf;
 pub mod hugging_face;
 pub mod llama2c;
+pub mod reader;
 pub mod source;
 pub mod stream;
 pub mod tensors;
@@ -36,7 +37,8 @@ pub fn read_bounded(path: &Path, limit_bytes: u64) -> Result<Vec<u8>> {
 
 /// What stands in a model's place when a download went wrong, in words; `None` for bytes that may be anything else.
 pub fn mistaken(bytes: &[u8]) -> Option<&'static str> {
-    let start = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).trim_start().to_ascii_lowercase();
+    let start = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]);
+    let start = start.trim_start_matches('\u{feff}').trim_start().to_ascii_lowercase();
     if start.starts_with("version https://git-lfs.github.com/spec/") {
         return Some("is a Git LFS pointer and not the file it stands for: fetch that with `git lfs pull`");
     }

@@ -6,8 +6,12 @@ use bitnet_model::files::{mistaken, read_ordinary};
 use bitnet_model::tokenizer::Tokenizer;
 
 const POINTER: &str = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 4096\n";
-const PAGES: [&str; 3] =
-    ["<!DOCTYPE html>\n<html><body>Not found</body></html>", "\n <html lang=en>", "<?xml version=\"1.0\"?><Error/>"];
+const PAGES: [&str; 4] = [
+    "<!DOCTYPE html>\n<html><body>Not found</body></html>",
+    "\n <html lang=en>",
+    "<?xml version=\"1.0\"?><Error/>",
+    "\u{feff}<!doctype html>",
+];
 
 #[test]
 fn pointers_and_pages_are_named_as_such_by_every_reader() {

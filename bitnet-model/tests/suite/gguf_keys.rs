@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use bitnet_model::files::gguf::{GgufModel, GgufOptions, HeaderWriter, I2sLayout, TensorType};
+use bitnet_model::files::gguf::{GgufModel, GgufOptions, HeaderWriter, I2sLayout, PlannedTensor, TensorType};
+use bitnet_model::files::source::WeightSource;
 
 use crate::gguf_file::{config, model_bytes_with};
 
@@ -33,13 +34,27 @@ fn keys_that_change_arithmetic_are_refused_and_neutral_values_pass() {
         ("embedding_scale", 1.0, 12.0),
         ("attn_logit_softcapping", 0.0, 50.0),
         ("final_logit_softcapping", 0.0, 30.0),
-        ("rope.scaling.attn_factor", 1.0, 1.1),
+        ("rope.scaling.yarn_ext_factor", -1.0, 1.0),
     ] {
         let key = format!("llama.{key}");
         refused(&key, "not supported; expected", |keys| keys.f32(&key, other));
         read(|keys| keys.f32(&key, neutral)).expect(&key);
         read(|keys| keys.f32(&key, 0.0)).expect(&key);
     }
+    // llama.cpp multiplies by these wherever they are set: 0 would take the rotated part of every query and key away.
+    for key in ["rope.scaling.attn_factor", "rope.scaling.yarn_attn_factor"] {
+        let key = format!("llama.{key}");
+        for other in [0.0, 1.1] {
+            refused(&key, "not supported; expected 1", |keys| keys.f32(&key, other));
+        }
+        read(|keys| keys.f32(&key, 1.0)).expect(&key);
+    }
+    // A value for each block is neutral if each of them is.
+    let key = "llama.attention.sliding_window_pattern";
+    read(|keys| keys.integers(key, &[0, 0, 0])).expect(key);
+    refused(key, "an array of 3", |keys| keys.integers(key, &[0, 1, 0]));
+    read(|keys| keys.floats("llama.residual_scale", &[1.0, 1.0])).expect("neutral");
+    refused("llama.residual_scale", "an array of 2", |keys| keys.floats("llama.residual_scale", &[1.0, 0.5]));
     for (key, neutral) in [("attention.causal", true), ("use_parallel_residual", false), ("swin_norm", false)] {
         let key = format!("llama.{key}");
         refused(&key, "not supported", |keys| keys.flag(&key, !neutral));
@@ -70,6 +85,42 @@ fn unknown_rotary_scaling_and_unknown_vendors_are_refused_and_unknown_harmless_k
     }
 }
 
+/// Two key-value heads for each of some blocks, as an array of `len` values of the kind `number` in the bytes of `words`.
+fn key_value_heads(number: u32, len: u64, words: &[i32]) -> Result<usize, String> {
+    let (kind, key) = (TensorType::Tq2_0, b"llama.attention.head_count_kv");
+    let name = String::from_utf8_lossy(key).into_owned();
+    let mut bytes =
+        model_bytes_with(&config(kind, false), kind, I2sLayout::Group128, 1, |keys| keys.integers(&name, words));
+    // The file has the key already, in front: it gets another name of the same length.
+    let first = find(&bytes, key);
+    bytes[first + key.len() - 1] = b'x';
+    let at = find(&bytes, key) + key.len() + 4;
+    bytes[at..at + 4].copy_from_slice(&number.to_le_bytes());
+    bytes[at + 4..at + 12].copy_from_slice(&len.to_le_bytes());
+    let model = GgufModel::parse(&bytes, "m.gguf", GgufOptions::default()).map_err(|error| error.to_string())?;
+    Ok(model.config().num_key_value_heads)
+}
+
+#[test]
+fn key_value_heads_of_each_block_load_where_they_are_equal_as_any_kind_of_integer() {
+    for (kind, number, len, words) in [
+        ("u8", 0, 4, &[0x0202_0202][..]),
+        ("i8", 1, 4, &[0x0202_0202]),
+        ("u16", 2, 2, &[0x0002_0002]),
+        ("i16", 3, 2, &[0x0002_0002]),
+        ("u32", 4, 3, &[2, 2, 2]),
+        ("i32", 5, 3, &[2, 2, 2]),
+        ("u64", 10, 2, &[2, 0, 2, 0]),
+        ("i64", 11, 2, &[2, 0, 2, 0]),
+    ] {
+        assert_eq!(key_value_heads(number, len, words), Ok(2), "{kind}");
+    }
+    for (number, len, words) in [(5, 3, &[2, 1, 2][..]), (10, 2, &[2, 0, 2, 1]), (10, 1, &[-1, -1]), (6, 2, &[2, 2])] {
+        let message = key_value_heads(number, len, words).expect_err("different, or no integers");
+        assert!(message.contains("`llama.attention.head_count_kv` is a list"), "{message}");
+    }
+}
+
 #[test]
 fn numbers_of_each_block_that_are_equal_are_one_number() {
     // The file's own key comes first, so these are of another name that is read the same way.
@@ -96,7 +147,7 @@ fn an_alignment_is_any_kind_of_integer() {
     }
     for (value, number_of_kind, shown) in [(48, 5, "48"), (u32::MAX, 5, "-1"), (0, 4, "0"), (32, 6, "0.0")] {
         let message = parse(bytes(value, number_of_kind)).expect_err("no alignment").to_string();
-        let expected = "expected an integer that is a power of two from 8 to 1048576";
+        let expected = "expected a power of two from 8 to 1048576 as an integer";
         assert!(message.contains(&format!("`{key}` is {shown}")) && message.contains(expected), "{message}");
     }
 }
@@ -149,6 +200,27 @@ fn of_type_42(block: usize, block_bytes: usize, slack: usize) -> Result<(), Stri
         bytes.resize(start + (bytes.len() - start).next_multiple_of(32), 0);
     }
     GgufModel::parse(&bytes, "m.gguf", GgufOptions::default()).map(drop).map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_tensor_of_type_42_with_more_weights_than_can_be_counted_is_refused() {
+    // Its bytes fit 64 bits, its number of weights does not.
+    let shape = vec![1 << 32, 1 << 32];
+    let plan = [PlannedTensor { name: "a.weight".into(), kind: TensorType::Q2_0, shape }];
+    let mut keys = HeaderWriter::default();
+    keys.text("general.architecture", "llama");
+    let bytes = keys.finish(&plan).expect("whole blocks");
+    let message =
+        GgufModel::parse(&bytes, "m.gguf", GgufOptions::default()).map(drop).expect_err("too large").to_string();
+    assert!(message.contains("tensor `a.weight` has type 42") && message.lines().count() == 1, "{message}");
+}
+
+#[test]
+fn types_of_other_programs_are_named() {
+    for (id, name) in [(43, "STQ1_0 or FV5"), (44, "FV5B"), (142, "PQ2_0 of PrismML"), (143, "PTQ1_0 of PrismML")] {
+        let message = TensorType::by_id(id).expect_err(name);
+        assert!(message.contains(&format!("has type {id} ({name})")), "{message}");
+    }
 }
 
 /// Where a name of a tensor stands in a header: behind its length.

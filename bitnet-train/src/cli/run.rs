@@ -5,9 +5,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use bitnet_train::config::Run;
-use bitnet_train::run::{self, Outcome};
+use bitnet_train::data::Trust;
+use bitnet_train::run::{self, Choices, Outcome};
 use clap::Args;
 
 use super::environment;
@@ -27,6 +28,26 @@ pub struct RunArgs {
     /// Replaces an earlier run in the same folder.
     #[arg(long)]
     overwrite: bool,
+    #[command(flatten)]
+    checks: Checks,
+}
+
+/// What `run` and `resume` check unless they are told otherwise.
+#[derive(Args)]
+struct Checks {
+    /// Reads the corpus and the token shards again, though their sizes and times are those of the last reading.
+    #[arg(long)]
+    verify_data: bool,
+    /// Trains even if the run is estimated to need more memory than this machine has.
+    #[arg(long)]
+    force: bool,
+}
+
+impl Checks {
+    fn choices(&self, overwrite: bool) -> Choices {
+        let trust = if self.verify_data { Trust::Nothing } else { Trust::SizeAndTime };
+        Choices { overwrite, force: self.force, trust }
+    }
 }
 
 /// Arguments of `resume`.
@@ -36,6 +57,8 @@ pub struct RunArgs {
 pub struct ResumeArgs {
     /// The run folder.
     run: PathBuf,
+    #[command(flatten)]
+    checks: Checks,
 }
 
 impl RunArgs {
@@ -47,7 +70,7 @@ impl RunArgs {
         let run = Run::read(&self.config, &self.assignments)?;
         environment::settle(run.config.run.threads)?;
         start_threads(run.config.run.threads)?;
-        let outcome = run::start(&run, self.overwrite, &*interrupt_flag()?)?;
+        let outcome = run::start(&run, self.checks.choices(self.overwrite), &*interrupt_flag()?)?;
         Ok(report(&run.folder(), &outcome))
     }
 }
@@ -59,16 +82,17 @@ impl ResumeArgs {
     /// As [`run::resume`].
     pub fn run(self) -> Result<ExitCode> {
         let config = run::RunFolder::open(&self.run)?.config();
-        let threads = Run::read(&config, &[])?.config.run.threads;
+        let threads = Run::of_folder(&config)?.config.run.threads;
         environment::settle(threads)?;
         start_threads(threads)?;
-        let outcome = run::resume(&self.run, &*interrupt_flag()?)?;
+        let outcome = run::resume(&self.run, self.checks.choices(false), &*interrupt_flag()?)?;
         Ok(report(&self.run, &outcome))
     }
 }
 
 /// The thread pool of every op, of the matrix products and of the engine that samples.
 pub(super) fn start_threads(threads: usize) -> Result<()> {
+    ensure!(threads <= MOST_THREADS, "`run.threads` is {threads}, expected at most {MOST_THREADS}");
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().context("cannot start threads")
 }
 
@@ -86,6 +110,9 @@ fn interrupt_flag() -> Result<Arc<AtomicBool>> {
     Ok(flag)
 }
 
+/// More than any machine has cores: starting so many takes a second at most.
+const MOST_THREADS: usize = 1024;
+
 /// What a shell expects of a program that was stopped by Ctrl-C.
 const INTERRUPTED: i32 = 130;
 
@@ -98,6 +125,17 @@ fn report(folder: &Path, outcome: &Outcome) -> ExitCode {
         }
         Outcome::Finished(None) => {
             eprintln!("finished; `bitnet-train export {} --out DIR` packs the model", folder.display());
+            ExitCode::SUCCESS
+        }
+        Outcome::NothingLeft { taken, steps } => {
+            let folder = folder.display();
+            match taken > steps {
+                true => eprintln!("nothing is left to do: {taken} steps were taken, and train.steps is {steps}"),
+                false => eprintln!("nothing is left to do: the run of {steps} steps is complete"),
+            }
+            eprintln!(
+                "  a larger train.steps in {folder}/config.toml trains on, `bitnet-train export {folder} --out DIR` packs the model"
+            );
             ExitCode::SUCCESS
         }
         Outcome::Interrupted(None) => {

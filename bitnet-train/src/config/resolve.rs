@@ -7,8 +7,10 @@ use anyhow::{Context, Result, anyhow, bail};
 use bitnet_infer::kernels::MAX_COLS;
 use bitnet_model::ModelConfig;
 use bitnet_model::config::{Quantization, Storage};
+use bitnet_model::error::{readable, readable_range};
 use bitnet_model::{files, quant};
 
+use super::idle::idle;
 use super::{RunConfig, overrides};
 use crate::data::TokenizerConfig;
 use crate::nn::estimator::{self, Estimator};
@@ -24,6 +26,8 @@ pub struct Run {
     pub estimator: &'static dyn Estimator,
     /// How the network is computed.
     pub ops: Arc<dyn Ops>,
+    /// Settings of an earlier run that have no effect, a sentence each.
+    pub warnings: Vec<String>,
     quantization: Quantization,
     /// The file, for messages.
     origin: String,
@@ -35,16 +39,52 @@ impl Run {
     /// # Errors
     /// One line: the file, the key and the reason.
     pub fn read(path: &Path, assignments: &[String]) -> Result<Self> {
-        let origin = path.display().to_string();
-        let text = files::text::owned(files::read_bounded(path, 1 << 20)?, &origin)?;
+        let (text, origin) = read_text(path)?;
         Self::parse(&text, origin, assignments)
     }
 
-    /// The same for a text that is there already; `origin` names it in messages.
+    /// Reads the config of a run folder. Earlier programs wrote keys there that have no effect: those are named in
+    /// [`Run::warnings`] where they are no defaults, and not refused.
+    ///
+    /// # Errors
+    /// As [`Run::read`].
+    pub fn of_folder(path: &Path) -> Result<Self> {
+        let (text, origin) = read_text(path)?;
+        let (table, mut run) = Self::parse_any(&text, origin, &[])?;
+        let idle = idle(&run.config);
+        let told = idle.iter().filter(|idle| idle.is_in(&table) && !idle.is_default(&run.config));
+        run.warnings = told.map(|idle| format!("{}: {}", run.origin, idle.sentence())).collect();
+        Ok(run)
+    }
+
+    /// As [`Run::read`] for a text that is there already; `origin` names it in messages.
     ///
     /// # Errors
     /// As [`Run::read`].
     pub fn parse(text: &str, origin: String, assignments: &[String]) -> Result<Self> {
+        let (table, run) = Self::parse_any(text, origin, assignments)?;
+        let assigned: Vec<&str> =
+            assignments.iter().filter_map(|a| a.split_once('=')).map(|(path, _)| path.trim()).collect();
+        match idle(&run.config).iter().find(|idle| idle.is_in(&table) && !idle.is_turned_off(&assigned)) {
+            Some(idle) => bail!("{}: {}", run.origin, idle.sentence()),
+            None => Ok(run),
+        }
+    }
+
+    /// The config as it is written into the run folder: defaults filled in, without keys that have no effect.
+    ///
+    /// # Errors
+    /// If it does not print.
+    pub fn written(&self) -> Result<toml::Table> {
+        // Through text, in which a number of 32 bits has the digits that a person wrote.
+        let text = toml::to_string_pretty(&self.config).context("a config prints")?;
+        let mut table = text.parse().context("a printed config is TOML")?;
+        idle(&self.config).iter().for_each(|idle| idle.remove_from(&mut table));
+        Ok(table)
+    }
+
+    /// What a text and assignments say, and the run that they describe.
+    fn parse_any(text: &str, origin: String, assignments: &[String]) -> Result<(toml::Table, Self)> {
         let mut table: toml::Table = text.parse().map_err(|e| toml_error(&origin, text, true, &e))?;
         for assignment in assignments {
             overrides::apply(&mut table, assignment).map_err(|e| anyhow!(e))?;
@@ -58,7 +98,7 @@ impl Run {
             let place = if numbered { origin.clone() } else { format!("{origin} with --set") };
             toml_error(&place, &text, numbered, &e)
         })?;
-        Self::resolve(config, origin)
+        Ok((table, Self::resolve(config, origin)?))
     }
 
     /// What messages call the config: its file.
@@ -164,11 +204,14 @@ impl Run {
             ("optimizer.weight_decay_until", optimizer.weight_decay_until, 0.0, 1.0),
             ("optimizer.clip_norm", optimizer.clip_norm, 0.0, f64::MAX),
             ("model.init_std", config.model.init_std, 1e-9, 100.0),
-            ("evaluation.temperature", f64::from(config.evaluation.temperature), 0.0, 100.0),
         ] {
             if !(low..=high).contains(&value) {
-                return Err(fail(key, format!("is {value}, expected {low} to {high}")));
+                return Err(fail(key, format!("is {}, expected {}", readable(value), readable_range(low, high))));
             }
+        }
+        let temperature = config.evaluation.temperature;
+        if !(0.0..=100.0).contains(&temperature) {
+            return Err(fail("evaluation.temperature", format!("is {}, expected 0 to 100", readable(temperature))));
         }
         config.schedule.check(config.train.steps).map_err(|(key, reason)| fail(key, reason))?;
         let longest = config.model.max_position_embeddings;
@@ -176,7 +219,7 @@ impl Run {
             let reason = format!("is {longest}, less than train.sequence_length = {}", config.train.sequence_length);
             return Err(fail("model.max_position_embeddings", reason));
         }
-        let run = Self { config, estimator, ops, quantization, origin };
+        let run = Self { config, estimator, ops, warnings: Vec::new(), quantization, origin };
         // The vocabulary is not known yet; every other field can be refused now. Any size stands in for it.
         run.model_config(1 << 16, None)?;
         Ok(run)
@@ -235,6 +278,13 @@ impl Run {
         let train = &self.config.train;
         train.batch_size as u64 * train.sequence_length as u64 * u64::from(train.gradient_accumulation)
     }
+}
+
+/// A config file's text, and what messages call it.
+fn read_text(path: &Path) -> Result<(String, String)> {
+    let origin = path.display().to_string();
+    let text = files::text::owned(files::read_bounded(path, 1 << 20)?, &origin)?;
+    Ok((text, origin))
 }
 
 /// A TOML error in one line: the file, the line's number where it is the file's own, the key with dots for nesting (the

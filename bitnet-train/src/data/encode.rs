@@ -105,7 +105,10 @@ impl Encoder {
     }
 
     fn by_library(&self, text: &str) -> Result<Vec<u32>> {
-        Ok(self.tokenizer.encode(text)?)
+        self.tokenizer.encode(text).map_err(|error| match self.tokenizer.first_unknown(text) {
+            Some(unknown) => anyhow::anyhow!("the tokenizer does not know {unknown} of the text"),
+            None => error.into(),
+        })
     }
 }
 

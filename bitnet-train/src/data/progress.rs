@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 /// A step of the preparation and how far it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
-    /// What is done: `fetching from the Hub`, `reading the corpus`, `training the tokenizer`, `tokenizing train`, `tokenizing validation`.
+    /// What is done: `fetching from the Hub`, `reading the corpus`, `training the tokenizer`, `tokenizing`.
     pub stage: &'static str,
     /// Bytes of text done.
     pub done: u64,

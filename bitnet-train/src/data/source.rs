@@ -1,8 +1,8 @@
 //! Where text comes from: a config, resolved once to files or stories, then streamed document by document.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -110,6 +110,9 @@ impl FileKind {
 /// What is called with each document.
 pub type OnDocument<'a> = dyn FnMut(&str) -> Result<()> + 'a;
 
+/// What is called with the bytes of a file in order, piece by piece.
+pub type OnBytes<'a> = dyn FnMut(&[u8]) -> Result<()> + 'a;
+
 /// A source whose files are known and at hand.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Source {
@@ -152,9 +155,23 @@ impl Source {
             SourceConfig::Parquet { path, field } => of_kind(path, FileKind::Parquet, field),
             SourceConfig::Hub { repo, revision, files, field } => {
                 let files = hub::fetch(&hub::HubSettings::from_env(), repo, revision, files, stage)?;
+                ensure!(
+                    *field == default_field() || files.iter().any(|(_, kind)| *kind != FileKind::Text),
+                    "data.source: `field` is `{field}` and has no effect: plain text has no fields, and the files of {repo} that \
+                     match are all plain text; leave it out"
+                );
                 Ok(Source::Files { files, field: field.clone() })
             }
         }
+    }
+
+    /// Its files; none for stories.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        let files = match self {
+            Source::Stories { .. } => &[][..],
+            Source::Files { files, .. } => files,
+        };
+        files.iter().map(|(path, _)| path.as_path())
     }
 
     /// Calls `on_document` with every document that is not empty, in order.
@@ -164,40 +181,75 @@ impl Source {
     /// Names the file and the line, row or byte that is at fault; or what `on_document` returned.
     pub fn for_each(&self, on_document: &mut OnDocument<'_>) -> Result<()> {
         let mut on_text = |text: &str| if text.is_empty() { Ok(()) } else { on_document(text) };
+        let on_bytes = &mut |_: &[u8]| Ok(());
         match self {
             Source::Stories { seed, count, split } => {
                 (0..*count).try_for_each(|index| on_text(&stories::story(*seed, *split, index).document()))
             }
             Source::Files { files, field } => files.iter().try_for_each(|(path, kind)| match kind {
-                FileKind::Text => text::read(path, &mut on_text),
-                FileKind::Jsonl => jsonl::read(path, field, &mut on_text),
+                FileKind::Text => text::read(path, on_bytes, &mut on_text),
+                FileKind::Jsonl => jsonl::read(path, field, on_bytes, &mut on_text),
                 FileKind::Parquet => parquet::read(path, field, &mut on_text),
             }),
         }
     }
 
-    /// Feeds the hash with all that decides the documents: parameters of stories, or the bytes of the files.
-    ///
-    /// Paths are left out, so that a moved corpus keeps its shards. `stage` hears of the bytes that are read.
+    /// All that decides the documents: parameters of stories, or the hashes of the files, without their paths, so that a moved
+    /// corpus keeps its shards. `stage` hears of the bytes that are read.
     ///
     /// # Errors
     ///
-    /// A file that cannot be read.
-    pub fn fingerprint(&self, hash: &mut Sha256, stage: &Stage<'_>) -> Result<()> {
+    /// A file that cannot be read, or what `stage` returns.
+    pub fn identity(&self, stage: &Stage<'_>) -> Result<Vec<u8>> {
+        self.identity_by(|path, _| files::sha256(path, &|bytes| stage.add(bytes)))
+    }
+
+    /// The same, and calls `on_document` as [`Source::for_each`] does, while the files are read once. (Parquet is read twice, one
+    /// file after the other, since its documents do not lie in the order of its bytes.)
+    ///
+    /// # Errors
+    ///
+    /// As both.
+    pub fn survey(&self, on_document: &mut OnDocument<'_>, stage: &Stage<'_>) -> Result<Vec<u8>> {
+        let Source::Files { field, .. } = self else {
+            self.for_each(on_document)?;
+            return self.identity(stage);
+        };
+        let mut on_text = |text: &str| if text.is_empty() { Ok(()) } else { on_document(text) };
+        self.identity_by(|path, kind| {
+            let mut hash = Sha256::new();
+            let mut on_bytes = |bytes: &[u8]| {
+                hash.update(bytes);
+                stage.add(bytes.len())
+            };
+            match kind {
+                FileKind::Text => text::read(path, &mut on_bytes, &mut on_text)?,
+                FileKind::Jsonl => jsonl::read(path, field, &mut on_bytes, &mut on_text)?,
+                FileKind::Parquet => {
+                    let hash = files::sha256(path, &|bytes| stage.add(bytes))?;
+                    parquet::read(path, field, &mut on_text)?;
+                    return Ok(hash);
+                }
+            }
+            Ok(hash.finalize().into())
+        })
+    }
+
+    fn identity_by(&self, mut hash: impl FnMut(&Path, FileKind) -> Result<[u8; 32]>) -> Result<Vec<u8>> {
         match self {
             Source::Stories { seed, count, split } => {
                 let version = stories::GENERATOR_VERSION;
-                hash.update(format!("stories {version} {seed} {count} {split:?}\n"));
+                Ok(format!("stories {version} {seed} {count} {split:?}\n").into_bytes())
             }
             Source::Files { files, field } => {
-                hash.update(format!("files {} field {field:?}\n", files.len()));
+                let mut out = format!("files {} field {field:?}\n", files.len()).into_bytes();
                 for (path, kind) in files {
-                    hash.update(format!("{kind:?}\n"));
-                    hash.update(files::sha256(path, &|bytes| stage.add(bytes))?);
+                    out.extend(format!("{kind:?}\n").bytes());
+                    out.extend(hash(path, *kind)?);
                 }
+                Ok(out)
             }
         }
-        Ok(())
     }
 
     /// What the source is, for messages.

@@ -1,12 +1,15 @@
 //! Which documents train and which validate.
 
+use std::path::Path;
+
 use anyhow::{Result, bail, ensure};
+use bitnet_model::error::readable;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::progress::{OnProgress, Stage};
-use super::source::{OnDocument, Source, SourceConfig};
-use super::stories::Split;
+use super::source::{Source, SourceConfig};
+use super::stories::{GENERATOR_VERSION, Split};
 
 /// What the model is validated on: a part of the source, or a source of its own. Not both.
 ///
@@ -32,125 +35,189 @@ pub enum Part {
     Validation,
 }
 
+/// Both, in the order in which they are made.
+pub const PARTS: [Part; 2] = [Part::Train, Part::Validation];
+
+/// Where the text of both parts comes from, nothing of it read yet.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sources {
+    source: Source,
+    /// Another source validates.
+    separate: Option<Source>,
+    fraction: f64,
+}
+
+/// What reading a corpus found out: which part each document belongs to, and what both parts are.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Decision {
+    how: How,
+    /// SHA-256 of all that decides the documents of each part.
+    contents: [[u8; 32]; 2],
+}
+
 /// A corpus whose two parts are decided.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Corpus {
     source: Source,
-    how: How,
+    separate: Option<Source>,
+    decision: Decision,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 enum How {
     /// Another source validates.
-    Separate(Source),
+    Separate,
     /// Of `documents`, `held` are spread over the source.
     Documents { documents: u64, held: u64 },
     /// The one document is cut at this byte.
     Cut { at: usize },
 }
 
-impl Corpus {
-    /// Resolves the sources and decides the parts; reads the source once to count its documents, unless
-    /// another source validates.
+impl Sources {
+    /// Finds the files of both parts; downloads what is not there.
     ///
     /// # Errors
     ///
-    /// Settings that contradict, an empty corpus, one too short to be cut, whatever reading or `progress` returns.
-    pub fn resolve(source: &SourceConfig, validation: &ValidationConfig, progress: &OnProgress<'_>) -> Result<Corpus> {
+    /// Settings that contradict, a missing file, what `progress` returns.
+    pub fn resolve(source: &SourceConfig, validation: &ValidationConfig, progress: &OnProgress<'_>) -> Result<Self> {
         let fraction = validation.fraction.unwrap_or(DEFAULT_FRACTION);
         ensure!(
             fraction > 0.0 && fraction <= 0.5,
-            "data.validation: `fraction` is {fraction}, expected more than 0 and at most 0.5"
+            "data.validation: `fraction` is {}, expected more than 0 and at most 0.5",
+            readable(fraction)
         );
         let fetching = Stage::new("fetching from the Hub", progress);
         let resolved = Source::resolve(source, &fetching)?;
-        let how = match (&validation.source, &resolved) {
+        let separate = match (&validation.source, &resolved) {
             (Some(_), _) if validation.fraction.is_some() => {
                 bail!("data.validation: give `fraction` or `source`, not both")
             }
             (Some(SourceConfig::Stories { seed, count }), _) => {
                 ensure!(*count > 0, "data.validation.source: `count` of stories must be at least 1");
-                How::Separate(Source::Stories { seed: *seed, count: *count, split: Split::Validation })
+                Some(Source::Stories { seed: *seed, count: *count, split: Split::Validation })
             }
-            (Some(separate), _) => How::Separate(Source::resolve(separate, &fetching)?),
+            (Some(separate), _) => Some(Source::resolve(separate, &fetching)?),
             (None, Source::Stories { seed, count, .. }) => {
                 let count = ((*count as f64 * fraction) as u64).max(1);
-                How::Separate(Source::Stories { seed: *seed, count, split: Split::Validation })
+                Some(Source::Stories { seed: *seed, count, split: Split::Validation })
             }
-            (None, _) => by_fraction(&resolved, fraction, &Stage::new("reading the corpus", progress))?,
+            (None, _) => None,
         };
-        Ok(Corpus { source: resolved, how })
+        Ok(Self { source: resolved, separate, fraction })
     }
 
-    /// Calls `on_document` with each document of a part, in order.
+    /// All files, those of the training source first.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.source.paths().chain(self.separate.iter().flat_map(Source::paths))
+    }
+
+    /// What is the same while nothing but the contents of files changes.
+    pub fn settings(&self) -> String {
+        format!("{:?} {:?} {:?} stories {GENERATOR_VERSION}", self.source, self.separate, self.fraction)
+    }
+
+    /// Reads the files once, to count documents and to tell what they are.
+    ///
+    /// # Errors
+    ///
+    /// An empty corpus, one too short to be cut, whatever reading or `stage` returns.
+    pub fn read(&self, stage: &Stage<'_>) -> Result<Decision> {
+        let (how, identities) = match &self.separate {
+            Some(separate) => (How::Separate, [self.source.identity(stage)?, separate.identity(stage)?]),
+            None => {
+                let (how, identity) = by_fraction(&self.source, self.fraction, stage)?;
+                (how, [identity.clone(), identity])
+            }
+        };
+        let content = |part: Part| {
+            let mut hash = Sha256::new();
+            hash.update(&identities[part as usize]);
+            match &how {
+                How::Separate => hash.update("whole\n"),
+                How::Documents { documents, held } => hash.update(format!("{held} of {documents} {part:?}\n")),
+                How::Cut { at } => hash.update(format!("cut at {at} {part:?}\n")),
+            }
+            hash.finalize().into()
+        };
+        Ok(Decision { contents: PARTS.map(content), how })
+    }
+
+    /// The corpus, once its parts are decided.
+    pub fn decided(self, decision: Decision) -> Corpus {
+        Corpus { source: self.source, separate: self.separate, decision }
+    }
+}
+
+impl Corpus {
+    /// SHA-256 of all that decides a part.
+    pub fn content(&self, part: Part) -> &[u8; 32] {
+        &self.decision.contents[part as usize]
+    }
+
+    /// Calls `on_document` with each document of `parts`, those of a part in order, and reads each source once.
     ///
     /// # Errors
     ///
     /// What reading or `on_document` returns; a part without text.
-    pub fn for_each(&self, part: Part, on_document: &mut OnDocument<'_>) -> Result<()> {
-        let mut seen = 0_u64;
-        let source = self.source_of(part);
-        let mut index = 0_u64;
-        source.for_each(&mut |text| {
-            let here = index;
-            index += 1;
-            let text = match (&self.how, part) {
-                (How::Separate(_), _) => text,
-                (How::Documents { documents, held }, part) => {
-                    let is_held = held_before(here + 1, *documents, *held) > held_before(here, *documents, *held);
-                    if is_held != (part == Part::Validation) {
-                        return Ok(());
+    pub fn for_each(&self, parts: &[Part], on_document: &mut dyn FnMut(Part, &str) -> Result<()>) -> Result<()> {
+        let mut seen = [false; 2];
+        let mut tell = |part: Part, text: &str| {
+            if !parts.contains(&part) {
+                return Ok(());
+            }
+            seen[part as usize] |= !text.is_empty();
+            on_document(part, text)
+        };
+        match (&self.separate, &self.decision.how) {
+            (Some(separate), _) => {
+                for (part, source) in PARTS.into_iter().zip([&self.source, separate]) {
+                    if parts.contains(&part) {
+                        source.for_each(&mut |text| tell(part, text))?;
                     }
-                    text
                 }
-                // The cut was found in this very text; were the file changed since, it might not fit.
-                (How::Cut { at }, Part::Train) => text.get(..*at).unwrap_or(text),
-                (How::Cut { at }, Part::Validation) => text.get(*at..).unwrap_or(""),
+            }
+            (None, How::Documents { documents, held }) => {
+                let mut index = 0_u64;
+                self.source.for_each(&mut |text| {
+                    let is_held = held_before(index + 1, *documents, *held) > held_before(index, *documents, *held);
+                    index += 1;
+                    tell(if is_held { Part::Validation } else { Part::Train }, text)
+                })?;
+            }
+            // The cut was found in this very text; were the file changed since, it might not fit.
+            (None, How::Cut { at }) => self.source.for_each(&mut |text| {
+                tell(Part::Train, text.get(..*at).unwrap_or(text))?;
+                tell(Part::Validation, text.get(*at..).unwrap_or(""))
+            })?,
+            (None, How::Separate) => bail!("{}: nothing validates", self.source.describe()),
+        }
+        for &part in parts {
+            let source = match (&self.separate, part) {
+                (Some(separate), Part::Validation) => separate,
+                _ => &self.source,
             };
-            seen += u64::from(!text.is_empty());
-            on_document(text)
-        })?;
-        ensure!(seen > 0, "{} holds no text", source.describe());
-        Ok(())
-    }
-
-    /// Feeds the hash with all that decides a part; `stage` hears of the bytes that are read.
-    ///
-    /// # Errors
-    ///
-    /// A file that cannot be read, or what `stage` returns.
-    pub fn fingerprint(&self, part: Part, hash: &mut Sha256, stage: &Stage<'_>) -> Result<()> {
-        self.source_of(part).fingerprint(hash, stage)?;
-        match &self.how {
-            How::Separate(_) => hash.update("whole\n"),
-            How::Documents { documents, held } => hash.update(format!("{held} of {documents} {part:?}\n")),
-            How::Cut { at } => hash.update(format!("cut at {at} {part:?}\n")),
+            ensure!(seen[part as usize], "{} holds no text", source.describe());
         }
         Ok(())
-    }
-
-    fn source_of(&self, part: Part) -> &Source {
-        match (&self.how, part) {
-            (How::Separate(source), Part::Validation) => source,
-            _ => &self.source,
-        }
     }
 }
 
-fn by_fraction(source: &Source, fraction: f64, stage: &Stage<'_>) -> Result<How> {
+fn by_fraction(source: &Source, fraction: f64, stage: &Stage<'_>) -> Result<(How, Vec<u8>)> {
     let (mut documents, mut bytes, mut cut) = (0_u64, 0, None);
-    source.for_each(&mut |text| {
+    let mut count = |text: &str| {
         documents += 1;
         if documents == 1 {
             bytes = text.len();
             cut = place_to_cut(text, fraction);
         }
-        stage.add(text.len())
-    })?;
-    match documents {
+        Ok(())
+    };
+    let identity = source.survey(&mut count, stage)?;
+    let how = match documents {
         0 => bail!("{} holds no text", source.describe()),
         1 => match cut {
-            Some(at) => Ok(How::Cut { at }),
+            Some(at) => How::Cut { at },
             None => bail!(
                 "{}: its one document of {bytes} bytes is too short to be cut into a train and a validation part; \
                  give more text, or a `data.validation.source`",
@@ -159,9 +226,10 @@ fn by_fraction(source: &Source, fraction: f64, stage: &Stage<'_>) -> Result<How>
         },
         _ => {
             let held = ((documents as f64 * fraction).round() as u64).clamp(1, documents - 1);
-            Ok(How::Documents { documents, held })
+            How::Documents { documents, held }
         }
-    }
+    };
+    Ok((how, identity))
 }
 
 /// How many of the first `index` documents are held, with `held` of `documents` spread evenly.
@@ -198,16 +266,28 @@ mod tests {
         }
         let source = SourceConfig::Text { path: Paths::One(folder.path().to_path_buf()) };
         let validation = ValidationConfig { fraction: Some(fraction), source: None };
-        let corpus = Corpus::resolve(&source, &validation, &|_| Ok(()))?;
-        let read = |part| {
-            let mut out = Vec::new();
-            corpus.for_each(part, &mut |text| {
-                out.push(text.to_string());
-                Ok(())
-            })?;
-            Ok::<_, anyhow::Error>(out)
-        };
-        Ok((read(Part::Train)?, read(Part::Validation)?))
+        let corpus = corpus(&source, &validation)?;
+        let [train, both] = [documents(&corpus, &[Part::Train])?, documents(&corpus, &PARTS)?];
+        assert_eq!(train[0], both[0], "a part is the same alone and with the other");
+        let [train, validation] = both;
+        Ok((train, validation))
+    }
+
+    fn corpus(source: &SourceConfig, validation: &ValidationConfig) -> Result<Corpus> {
+        let sources = Sources::resolve(source, validation, &|_| Ok(()))?;
+        let decision = sources.read(&Stage::new("reading", &|_| Ok(())))?;
+        let kept = serde_json::to_vec(&decision).expect("prints");
+        assert_eq!(serde_json::from_slice::<Decision>(&kept).expect("its own output"), decision);
+        Ok(sources.decided(decision))
+    }
+
+    fn documents(corpus: &Corpus, parts: &[Part]) -> Result<[Vec<String>; 2]> {
+        let mut out = [Vec::new(), Vec::new()];
+        corpus.for_each(parts, &mut |part, text| {
+            out[part as usize].push(text.to_string());
+            Ok(())
+        })?;
+        Ok(out)
     }
 
     #[test]
@@ -255,21 +335,15 @@ mod tests {
             assert!(error.contains(said), "{error}");
         }
         let both = ValidationConfig { fraction: Some(0.1), source: Some(SourceConfig::default()) };
-        let error = Corpus::resolve(&SourceConfig::default(), &both, &|_| Ok(())).expect_err("both").to_string();
+        let error = corpus(&SourceConfig::default(), &both).expect_err("both").to_string();
         assert!(error.contains("not both"), "{error}");
     }
 
     #[test]
     fn stories_validate_on_the_held_out_half() {
         let (source, validation) = (SourceConfig::Stories { seed: 3, count: 100 }, ValidationConfig::default());
-        let corpus = Corpus::resolve(&source, &validation, &|_| Ok(())).expect("needs nothing");
-        let mut seen = Vec::new();
-        corpus
-            .for_each(Part::Validation, &mut |text| {
-                seen.push(text.to_string());
-                Ok(())
-            })
-            .expect("stories cannot fail");
+        let corpus = corpus(&source, &validation).expect("needs nothing");
+        let [_, seen] = documents(&corpus, &[Part::Validation]).expect("stories cannot fail");
         let expected: Vec<String> =
             (0..5).map(|index| crate::data::stories::story(3, Split::Validation, index).document()).collect();
         assert_eq!(seen, expected);

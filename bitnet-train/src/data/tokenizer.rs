@@ -310,8 +310,8 @@ mod tests {
     #[test]
     fn characters_are_an_ordinary_tokenizer() {
         let text = "hello \n\"w\u{f6}rld\" \u{1f600}\\";
-        let built = built(&TokenizerConfig::Char {}, &[text, "abc"]).expect("builds");
-        let letters: BTreeSet<char> = text.chars().chain("abc".chars()).collect();
+        let built = built(&TokenizerConfig::Char {}, &[text, "abc<|"]).expect("builds");
+        let letters: BTreeSet<char> = text.chars().chain("abc<|".chars()).collect();
         assert_eq!((built.vocab_size, built.eos), (letters.len() + 1, Some(0)));
         let tokenizer = Tokenizer::from_bytes(&built.json).expect("loads");
         let ids = tokenizer.encode(text, false).expect("encodes").get_ids().to_vec();
@@ -324,6 +324,23 @@ mod tests {
         let error = encoder.encode(&["hello Z"]).expect_err("Z is unknown").to_string();
         assert!(error.contains("'Z' (U+005A), after \"hello \""), "{error}");
         assert!(tokenizer.encode("hello Z", false).is_err(), "unknown characters must not vanish");
+        // What might be a special token goes through the library.
+        let error = encoder.encode(&["a<| Z"]).expect_err("Z is unknown").to_string();
+        assert!(error.contains("does not know the character 'Z' (U+005A)"), "{error}");
+        let ours = bitnet_model::tokenizer::Tokenizer::from_bytes(&built.json, "x").expect("loads");
+        let error = ours.encode("hello \u{e9}").expect_err("unknown").to_string();
+        assert_eq!(error, "x: tokenizer does not know the character '\u{e9}' (U+00E9) of the text");
+    }
+
+    #[test]
+    fn an_unknown_word_is_named_where_words_are_the_tokens() {
+        let json = r#"{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+            "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null, "decoder": null,
+            "model": {"type": "WordLevel", "vocab": {"the": 0, "cat": 1}, "unk_token": "[UNK]"}}"#;
+        let ours = bitnet_model::tokenizer::Tokenizer::from_bytes(json.as_bytes(), "x").expect("loads");
+        assert_eq!(ours.encode("the cat").expect("known"), [0, 1]);
+        let error = ours.encode("the old cat").expect_err("unknown").to_string();
+        assert_eq!(error, "x: tokenizer does not know the word \"old\" of the text");
     }
 
     #[test]

@@ -77,24 +77,22 @@ impl AdamW {
         Self { config, places, moments, steps: 0 }
     }
 
-    /// An optimizer that goes on where a checkpoint stopped, after `steps` steps.
+    /// An optimizer that goes on where a checkpoint stopped, after `steps` steps. `fill` writes the moments of the parameter of
+    /// a name and shape where they belong.
     ///
     /// # Errors
-    /// If the moments are not those of `parameters`, or not finite.
+    /// Those of `fill`, or if a moment is not finite.
     pub fn resume(
         config: AdamWConfig,
         parameters: &Parameters,
-        mut moments_of: impl FnMut(&str, &[usize]) -> Result<Moments>,
+        mut fill: impl FnMut(&str, &[usize], Moments<&mut [f32]>) -> Result<()>,
         steps: u64,
     ) -> Result<Self> {
         let mut resumed = Self::new(config, parameters);
         let Self { places, moments: Moments { first, second }, .. } = &mut resumed;
         for (index, (name, var)) in parameters.iter().enumerate() {
-            let stored = moments_of(name, var.dims())?;
-            let sizes = [stored.first.len(), stored.second.len()];
-            ensure!(sizes == [var.elem_count(); 2], "moments of `{name}`: {sizes:?} numbers for {:?}", var.dims());
-            first[places.range(index)].copy_from_slice(&stored.first);
-            second[places.range(index)].copy_from_slice(&stored.second);
+            let range = places.range(index);
+            fill(name, var.dims(), Moments { first: &mut first[range.clone()], second: &mut second[range] })?;
         }
         resumed.check_moments()?;
         resumed.steps = steps;

@@ -1,5 +1,6 @@
 //! Learning rate and weight decay as pure functions of the step.
 
+use bitnet_model::error::readable;
 use serde::{Deserialize, Serialize};
 
 use super::AdamWConfig;
@@ -83,7 +84,7 @@ impl ScheduleConfig {
             return Err(("schedule.warmup_steps", format!("is {warmup}, expected fewer than train.steps = {steps}")));
         }
         match fractions.iter().find(|(_, f)| !(0.0..=1.0).contains(f)) {
-            Some((key, value)) => Err((key, format!("is {value}, expected 0 to 1"))),
+            Some((key, value)) => Err((key, format!("is {}, expected 0 to 1", readable(*value)))),
             None => Ok(()),
         }
     }

@@ -5,10 +5,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use bitnet_model::ModelConfig;
-use bitnet_model::files::checkpoint::{self, SavedTensor, TensorGroup, read_f32};
-use bitnet_model::files::tensors::{Dtype, TensorFile};
+use bitnet_model::files::checkpoint::{self, SavedTensor, TensorGroup};
+use bitnet_model::files::reader::TensorReader;
 use serde::{Deserialize, Serialize};
 
 use super::folder::RunFolder;
@@ -100,11 +100,10 @@ impl Latest {
     /// # Errors
     /// If the moments are missing or do not fit.
     pub fn optimizer(&self, config: AdamWConfig, parameters: &Parameters) -> Result<AdamW> {
-        let (origin, bytes) = read_file(&self.path, OPTIMIZER_FILE)?;
-        let file = TensorFile::parse(&bytes, &origin)?;
-        let moments = |name: &str, shape: &[usize]| {
-            let moment = |kind| read_f32(&file, &format!("{kind}.{name}"), shape);
-            Ok(Moments { first: moment("first")?, second: moment("second")? })
+        let mut file = TensorReader::open(&self.path.join(OPTIMIZER_FILE))?;
+        let moments = |name: &str, shape: &[usize], moments: Moments<&mut [f32]>| {
+            file.read_finite(&format!("first.{name}"), shape, moments.first)?;
+            Ok(file.read_finite(&format!("second.{name}"), shape, moments.second)?)
         };
         AdamW::resume(config, parameters, moments, self.state.step)
     }
@@ -114,14 +113,9 @@ impl Latest {
     /// # Errors
     /// If the file is damaged.
     pub fn codes(&self) -> Result<Codes> {
-        let (origin, bytes) = read_file(&self.path, CODES_FILE)?;
-        let file = TensorFile::parse(&bytes, &origin)?;
-        let read = |name: &str| -> Result<(String, Vec<i8>)> {
-            let view = file.view(name)?;
-            let bytes = file.bytes(name, Dtype::I8, view.shape())?;
-            Ok((name.to_owned(), bytes.iter().map(|&b| b as i8).collect()))
-        };
-        file.names().into_iter().map(read).collect()
+        let mut file = TensorReader::open(&self.path.join(CODES_FILE))?;
+        let names = file.names().into_iter();
+        Ok(names.map(|name| file.read_i8(&name).map(|codes| (name, codes))).collect::<Result<_, _>>()?)
     }
 }
 
@@ -130,9 +124,12 @@ impl Latest {
 /// # Errors
 /// If a tensor is missing or does not fit the configuration.
 pub fn load_parameters(path: &Path, config: &ModelConfig) -> Result<Parameters> {
-    let (origin, bytes) = read_file(path, MODEL_FILE)?;
-    let file = TensorFile::parse(&bytes, &origin)?;
-    Parameters::from_values(config, |name, shape| Ok(read_f32(&file, name, shape)?))
+    let mut file = TensorReader::open(&path.join(MODEL_FILE))?;
+    Parameters::from_values(config, |name, shape| {
+        let mut values = vec![0.0; shape.iter().product()];
+        file.read_finite(name, shape, &mut values)?;
+        Ok(values)
+    })
 }
 
 /// Writes a checkpoint and removes those that need not be kept.
@@ -221,11 +218,4 @@ pub fn list(checkpoints: &Path) -> Result<Vec<u64>> {
 
 fn name_of(step: u64) -> String {
     format!("step-{step:08}")
-}
-
-fn read_file(folder: &Path, name: &str) -> Result<(String, Vec<u8>)> {
-    let path = folder.join(name);
-    let origin = path.display().to_string();
-    let bytes = fs::read(&path).map_err(|e| anyhow!("{origin}: cannot read: {e}"))?;
-    Ok((origin, bytes))
 }

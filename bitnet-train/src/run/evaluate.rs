@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail, ensure};
 use bitnet_infer::engine::{Model, SamplerConfig};
 use bitnet_infer::eval::perplexity;
 use bitnet_infer::generate::{GenerateOptions, Generator};
@@ -73,6 +73,28 @@ impl Validation {
         let bits = loss * (self.windows * self.seq) as f64 / std::f64::consts::LN_2;
         bits / self.bytes.max(1) as f64
     }
+}
+
+/// Refuses a prompt that a model of `longest` positions and this tokenizer cannot begin a sample with.
+///
+/// # Errors
+/// The key, what is wrong with it, and what to set instead.
+pub fn check_prompt(evaluation: &EvaluationSection, tokenizer: &Tokenizer, longest: usize) -> Result<()> {
+    let instead = "set it to text of known characters, or evaluation.sample_tokens = 0 for no sample";
+    let prompt = &evaluation.prompt;
+    let tokens = match tokenizer.encode(prompt) {
+        Ok(tokens) => tokens,
+        Err(error) => match tokenizer.first_unknown(prompt) {
+            Some(unknown) => {
+                bail!("`evaluation.prompt` is {prompt:?}: the tokenizer does not know {unknown}; {instead}")
+            }
+            None => return Err(error).context("`evaluation.prompt`"),
+        },
+    };
+    ensure!(!tokens.is_empty(), "`evaluation.prompt` is empty, expected some text to begin the sample with");
+    let length = tokens.len();
+    ensure!(length < longest, "`evaluation.prompt` has {length} tokens, expected fewer than the model's {longest}");
+    Ok(())
 }
 
 /// Text that the model continues the configured prompt with, through the packed form and the integer kernels: what a

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use bitnet_model::files::write_atomic;
 
-/// `config.toml`, `environment.json`, `tokenizer.json`, `metrics.jsonl`, `events/`, `checkpoints/`, `model/`, `result.json`,
-/// and `lock`, which the process that writes the others holds a lock on.
+/// `config.toml`, `environment.json`, `sessions.jsonl`, `tokenizer.json`, `metrics.jsonl`, `events/`, `checkpoints/`, `model/`,
+/// `result.json`, and `lock`, which the process that writes the others holds a lock on.
 #[derive(Debug)]
 pub struct RunFolder {
     root: PathBuf,
@@ -29,7 +29,8 @@ impl RunFolder {
             for name in ["checkpoints", "events", "model"] {
                 remove(&root.join(name), |p| fs::remove_dir_all(p))?;
             }
-            for name in ["metrics.jsonl", "result.json", "environment.json", CONFIG, "tokenizer.json"] {
+            let own = ["metrics.jsonl", "result.json", "environment.json", "sessions.jsonl", CONFIG, "tokenizer.json"];
+            for name in own {
                 remove(&root.join(name), |p| fs::remove_file(p))?;
             }
         }
@@ -103,6 +104,16 @@ impl RunFolder {
     /// One JSON object a line.
     pub fn metrics(&self) -> PathBuf {
         self.root.join("metrics.jsonl")
+    }
+
+    /// One JSON object for the start and each resume.
+    pub fn sessions(&self) -> PathBuf {
+        self.root.join("sessions.jsonl")
+    }
+
+    /// What is written last; its presence means that the run is complete.
+    pub fn result(&self) -> PathBuf {
+        self.root.join("result.json")
     }
 
     /// TensorBoard's event files.

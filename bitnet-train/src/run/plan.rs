@@ -48,6 +48,23 @@ impl Run {
     }
 }
 
+/// Whether `needed` bytes fit into a machine of `there`; either may be unknown.
+///
+/// # Errors
+/// Both numbers and what to do, unless `force`.
+pub(super) fn check_memory(needed: Option<usize>, there: Option<u64>, force: bool) -> Result<(), String> {
+    let (Some(needed), Some(there)) = (needed, there) else { return Ok(()) };
+    if force || needed as u64 <= there {
+        return Ok(());
+    }
+    Err(format!(
+        "the run needs about {:.1} GB of memory, and this machine has {:.1} GB: lower train.batch_size, set \
+         train.gradient_checkpointing = true or take a smaller model; `--force` tries it nevertheless",
+        needed as f64 / 1e9,
+        there as f64 / 1e9
+    ))
+}
+
 fn largest_projection(config: &ModelConfig) -> usize {
     config.projections().iter().map(|(_, rows, cols)| rows * cols).max().unwrap_or(0)
 }
@@ -56,3 +73,22 @@ const F32: usize = size_of::<f32>();
 
 /// Code, tokenizer, thread stacks and the allocator's own.
 const PROGRAM: usize = 30 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_does_not_fit_needs_force() {
+        let message = check_memory(Some(3 << 30), Some(2 << 30), false).expect_err("too large");
+        assert!(message.contains("3.2 GB") && message.contains("2.1 GB") && message.contains("--force"), "{message}");
+        for (needed, there, force) in [
+            (Some(3 << 30), Some(2 << 30), true),
+            (Some(2 << 30), Some(2 << 30), false),
+            (None, Some(1), false),
+            (Some(1), None, false),
+        ] {
+            assert_eq!(check_memory(needed, there, force), Ok(()));
+        }
+    }
+}

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use bitnet_infer::eval::memory::machine_memory;
 use bitnet_model::ModelConfig;
 use bitnet_model::tokenizer::Tokenizer;
 use serde_json::json;
@@ -12,11 +13,13 @@ use super::checkpoint::{self, Best, Contents, Latest, State};
 use super::diagnostics;
 use super::evaluate::{self, Validation};
 use super::folder::RunFolder;
+use super::history;
 use super::metrics::{Reporter, StepMetrics, TokenRate, ValidationMetrics};
+use super::plan::check_memory;
 use super::{environment, init, load_parameters, peak_memory};
 use crate::config::{Run, RunConfig};
 use crate::data::tokenizer::BuiltTokenizer;
-use crate::data::{self, Batches, Prepared, Stopped};
+use crate::data::{self, Batches, Prepared, Stopped, Trust};
 use crate::export::export;
 use crate::nn::parameters::Parameters;
 use crate::nn::transformer::{Sequences, Transformer};
@@ -30,25 +33,44 @@ pub enum Outcome {
     Finished(Option<PathBuf>),
     /// A person stopped it; the checkpoint that was saved, or none where no step was taken yet.
     Interrupted(Option<PathBuf>),
+    /// A resume of a run whose newest checkpoint has taken all steps, or more than `train.steps` now says.
+    NothingLeft {
+        /// Steps that the newest checkpoint has taken.
+        taken: u64,
+        /// What `train.steps` says.
+        steps: u64,
+    },
+}
+
+/// What a person allows beyond the ordinary.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Choices {
+    /// An earlier run in the same folder is replaced.
+    pub overwrite: bool,
+    /// A run that is estimated to need more memory than the machine has is tried.
+    pub force: bool,
+    /// Whether data that was read before is read again to see that it is the same.
+    pub trust: Trust,
 }
 
 /// Begins a run. `interrupt` ends the preparation of its data at once, and training after the step in progress.
 ///
 /// # Errors
 /// If the data, the folder or a step fails; then the last checkpoint stands.
-pub fn start(run: &Run, overwrite: bool, interrupt: &AtomicBool) -> Result<Outcome> {
+pub fn start(run: &Run, choices: Choices, interrupt: &AtomicBool) -> Result<Outcome> {
     // Before minutes of preparation.
-    RunFolder::check_free(&run.folder(), overwrite)?;
-    let Some((prepared, config)) = prepare(run, interrupt)? else { return Ok(Outcome::Interrupted(None)) };
+    RunFolder::check_free(&run.folder(), choices.overwrite)?;
+    let Some((prepared, config)) = prepare(run, choices, interrupt)? else { return Ok(Outcome::Interrupted(None)) };
     // Before a folder exists, too: the model to start from may not fit.
     let parameters = init::parameters(run, &config, &prepared)?;
-    let folder = RunFolder::create(&run.folder(), overwrite)?;
+    let folder = RunFolder::create(&run.folder(), choices.overwrite)?;
     let environment = environment::describe(&run.config.train, rayon::current_num_threads());
     folder.write("environment.json", &serde_json::to_string_pretty(&environment)?)?;
     folder
         .write("tokenizer.json", std::str::from_utf8(&prepared.tokenizer_json).context("a tokenizer.json is UTF-8")?)?;
+    history::record(&folder, run, 0)?;
     // Last: a folder counts as a run from here on.
-    folder.write("config.toml", &toml::to_string_pretty(&run.config).context("a config prints")?)?;
+    folder.write("config.toml", &toml::to_string_pretty(&run.written()?).context("a config prints")?)?;
 
     let optimizer = AdamW::new(run.config.optimizer.clone(), &parameters);
     let codes = ops::codes(&config, &parameters)?;
@@ -57,22 +79,33 @@ pub fn start(run: &Run, overwrite: bool, interrupt: &AtomicBool) -> Result<Outco
     Session { run, config, prepared, folder, parameters, optimizer, codes, state }.train(interrupt)
 }
 
-/// Continues a run from its newest checkpoint, exactly.
+/// Continues a run from its newest checkpoint, exactly. Where no step and no export is left, nothing is written.
 ///
 /// # Errors
 /// As [`start`], or if there is no checkpoint, the data is no longer the same, or another process still writes the run.
-pub fn resume(root: &Path, interrupt: &AtomicBool) -> Result<Outcome> {
+pub fn resume(root: &Path, choices: Choices, interrupt: &AtomicBool) -> Result<Outcome> {
     let folder = RunFolder::open(root)?.locked()?;
-    let run = Run::read(&folder.config(), &[])?;
+    let run = Run::of_folder(&folder.config())?;
+    for warning in &run.warnings {
+        eprintln!("warning: {warning}");
+    }
     checkpoint::remove_leftovers(&folder)?;
     let latest = Latest::find(&folder)?;
-    let Some((prepared, config)) = prepare(&run, interrupt)? else { return Ok(Outcome::Interrupted(None)) };
+    let (taken, steps) = (latest.state.step, run.config.train.steps);
+    // A kill after the last step may have come before the export.
+    if taken > steps || (taken == steps && folder.result().exists()) {
+        return Ok(Outcome::NothingLeft { taken, steps });
+    }
+    let Some((prepared, config)) = prepare(&run, choices, interrupt)? else { return Ok(Outcome::Interrupted(None)) };
     ensure!(
         latest.state.data == prepared.train.fingerprint(),
         "{}: the training data has changed since this checkpoint; put it back, or begin another run",
         latest.path.display()
     );
-    eprintln!("resuming {} at step {} of {}", root.display(), latest.state.step, run.config.train.steps);
+    eprintln!("resuming {} at step {taken} of {steps}", root.display());
+    for change in history::record(&folder, &run, taken)?.unwrap_or_default() {
+        eprintln!("  {}: {}, was {}", change.key, change.to, change.from);
+    }
     let parameters = load_parameters(&latest.path, &config)?;
     let optimizer = latest.optimizer(run.config.optimizer.clone(), &parameters)?;
     let codes = latest.codes()?;
@@ -80,7 +113,7 @@ pub fn resume(root: &Path, interrupt: &AtomicBool) -> Result<Outcome> {
 }
 
 /// Data and the network's configuration, with the checks that need both; nothing if a person stopped it.
-fn prepare(run: &Run, interrupt: &AtomicBool) -> Result<Option<(Prepared, ModelConfig)>> {
+fn prepare(run: &Run, choices: Choices, interrupt: &AtomicBool) -> Result<Option<(Prepared, ModelConfig)>> {
     let bar = data::bar();
     let progress = |progress| {
         if interrupt.load(Ordering::Relaxed) {
@@ -89,12 +122,13 @@ fn prepare(run: &Run, interrupt: &AtomicBool) -> Result<Option<(Prepared, ModelC
         bar(progress);
         Ok(())
     };
-    let prepared = match data::prepare(&run.config.data, &run.config.tokenizer, &cache_folder(), &progress) {
+    let (data, tokenizer) = (&run.config.data, &run.config.tokenizer);
+    let prepared = match data::prepare(data, tokenizer, &cache_folder(), choices.trust, &progress) {
         Err(error) if error.is::<Stopped>() => return Ok(None),
         prepared => prepared?,
     };
     drop(bar);
-    for fault in &prepared.rebuilt {
+    for fault in &prepared.warnings {
         eprintln!("warning: {fault}");
     }
     let config = run.model_config(prepared.vocab_size, prepared.eos)?;
@@ -106,12 +140,12 @@ fn prepare(run: &Run, interrupt: &AtomicBool) -> Result<Option<(Prepared, ModelC
         .with_context(|| format!("{}: validation data", run.origin()))?;
     let tokenizer = Tokenizer::from_bytes(&prepared.tokenizer_json, "tokenizer.json")?;
     if run.config.evaluation.sample_tokens > 0 {
-        let key = format!("{}: `evaluation.prompt`", run.origin());
-        let prompt = tokenizer.encode(&run.config.evaluation.prompt).context(key.clone())?;
-        ensure!(!prompt.is_empty(), "{key} is empty, expected some text to begin the sample with");
-        let (length, longest) = (prompt.len(), config.max_position_embeddings);
-        ensure!(length < longest, "{key} has {length} tokens, expected fewer than the model's {longest}");
+        evaluate::check_prompt(&run.config.evaluation, &tokenizer, config.max_position_embeddings)
+            .with_context(|| run.origin().to_owned())?;
     }
+    // Mapped shards do not count: the system takes their memory back where it is short of it.
+    check_memory(run.memory_of_run(&config, 0), machine_memory(), choices.force)
+        .map_err(|reason| anyhow!("{}: {reason}", run.origin()))?;
     Ok(Some((prepared, config)))
 }
 
@@ -333,7 +367,7 @@ impl Session<'_> {
 /// If there is no such checkpoint or the folder cannot be written.
 pub fn export_run(root: &Path, step: Option<u64>, out: &Path) -> Result<Vec<String>> {
     let folder = RunFolder::open(root)?;
-    let run = Run::read(&folder.config(), &[])?;
+    let run = Run::of_folder(&folder.config())?;
     let latest = match step {
         Some(step) => {
             let path = checkpoint::path_of(&folder, step);

@@ -10,7 +10,7 @@ use bitnet_train::nn::parameters::Parameters;
 use bitnet_train::nn::transformer::{Sequences, Transformer};
 use bitnet_train::ops;
 use bitnet_train::optim::{AdamW, Gradients};
-use bitnet_train::run::{self, load_parameters};
+use bitnet_train::run::{self, Choices, load_parameters};
 use serde_json::Value;
 
 use crate::support::quantized_weights;
@@ -36,7 +36,7 @@ fn shares<'a>(lines: &'a [Value], key: &'a str) -> Vec<(u64, Vec<(&'a str, f64)>
 /// The `codes` lines of a tiny run of six steps.
 fn reports(folder: &Path, assignments: &[&str]) -> Vec<Value> {
     let run = tiny::run(folder, 6, assignments);
-    run::start(&run, false, &AtomicBool::new(false)).expect("runs");
+    run::start(&run, Choices::default(), &AtomicBool::new(false)).expect("runs");
     tiny::metrics(&run.folder(), "codes")
 }
 

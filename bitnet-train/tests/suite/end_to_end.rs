@@ -4,9 +4,9 @@ use std::fs;
 use std::sync::atomic::AtomicBool;
 
 use bitnet_infer::engine::{self, KvType};
-use bitnet_infer::eval::perplexity::{Convention, PerplexityOptions, of_text, of_tokens};
+use bitnet_infer::eval::perplexity::{Convention, PerplexityOptions, Tail, of_text, of_tokens};
 use bitnet_infer::kernels;
-use bitnet_train::run::{self, Outcome};
+use bitnet_train::run::{self, Choices, Outcome};
 
 use crate::tiny;
 
@@ -18,7 +18,8 @@ fn check(changes: &[&str]) {
     let mut changes = changes.to_vec();
     changes.push("evaluation.windows=0");
     let run = tiny::run(root.path(), 30, &changes);
-    let Outcome::Finished(Some(folder)) = run::start(&run, false, &AtomicBool::new(false)).expect("runs") else {
+    let Outcome::Finished(Some(folder)) = run::start(&run, Choices::default(), &AtomicBool::new(false)).expect("runs")
+    else {
         panic!("expected a finished run");
     };
     let logged = tiny::metrics(&run.folder(), "validation");
@@ -29,7 +30,8 @@ fn check(changes: &[&str]) {
     for kernel in kernels::supported() {
         let loaded = engine::open(&folder, kernel).expect("loads");
         assert!(loaded.tokenizer.is_some(), "one folder is the model");
-        let options = PerplexityOptions { convention: Convention::Windows, context: 32, kv: KvType::F32 };
+        let options =
+            PerplexityOptions { convention: Convention::Windows, context: 32, tail: Tail::Dropped, kv: KvType::F32 };
         let measured = of_tokens(&loaded.model, &tokens, options, |_, _| {}).expect("measures").loss_nats;
         println!("{changes:?}, {}: logged {logged:.6}, measured {measured:.6}", kernel.name);
         assert!((logged - measured).abs() < TOLERANCE, "{changes:?}, {}: {logged} and {measured}", kernel.name);
@@ -79,7 +81,9 @@ fn bits_per_byte_are_those_of_the_text_that_was_scored() {
         let assignments = [format!("evaluation.windows={windows}"), format!("run.name=windows-{windows}")];
         changes.extend(assignments.iter().map(String::as_str));
         let run = tiny::run(root.path(), 10, &changes);
-        let Outcome::Finished(Some(folder)) = run::start(&run, false, &AtomicBool::new(false)).expect("runs") else {
+        let Outcome::Finished(Some(folder)) =
+            run::start(&run, Choices::default(), &AtomicBool::new(false)).expect("runs")
+        else {
             panic!("expected a finished run");
         };
         let logged = tiny::metrics(&run.folder(), "validation");
@@ -96,7 +100,8 @@ fn bits_per_byte_are_those_of_the_text_that_was_scored() {
                 held_out[..short.rev().find(|end| exact(end)).expect("a cut between two tokens")].to_owned()
             }
         };
-        let options = PerplexityOptions { convention: Convention::Windows, context: 32, kv: KvType::F32 };
+        let options =
+            PerplexityOptions { convention: Convention::Windows, context: 32, tail: Tail::Dropped, kv: KvType::F32 };
         let measured = of_text(&loaded.model, tokenizer, &scored, options, |_, _| {}).expect("measures");
         let measured = measured.bits_per_byte.expect("of a text");
         println!("windows {windows}: logged {logged:.6}, measured {measured:.6}");

@@ -7,9 +7,9 @@ use bitnet_infer::convert::{ConvertOptions, convert};
 use bitnet_infer::engine::ModelFiles;
 use bitnet_model::ModelConfig;
 use bitnet_model::config::{HiddenAct, Quantization, Storage};
-use bitnet_model::files::checkpoint::read_f32;
 use bitnet_model::files::gguf::GgufOptions;
 use bitnet_model::files::hugging_face::{self, ModelParts};
+use bitnet_model::files::reader::TensorReader;
 use bitnet_model::files::tensors::{Dtype, TensorFile};
 use bitnet_model::reference::Reference;
 use bitnet_model::tokenizer::Tokenizer;
@@ -177,11 +177,12 @@ fn masters_are_latent_weights_again() {
     let folder = root.path().join("masters");
     let quantization = Quantization::by_name("ternary", "int8").expect("known");
     write(&folder, &ModelConfig { quantization, ..llama(40) }, None);
-    let bytes = fs::read(folder.join("model.safetensors")).expect("weights");
-    let file = TensorFile::parse(&bytes, "x").expect("header");
+    let mut file = TensorReader::open(&folder.join("model.safetensors")).expect("header");
     let parameters = started(&folder, &llama(40)).expect("fits");
     for (name, shape) in shapes(&llama(40)) {
-        assert_eq!(parameters.values(&name).expect("there"), read_f32(&file, &name, &shape).expect("there"), "{name}");
+        let mut expected = vec![0.0; shape.iter().product()];
+        file.read_f32(&name, &shape, &mut expected).expect("there");
+        assert_eq!(parameters.values(&name).expect("there"), expected, "{name}");
     }
 }
 
@@ -276,7 +277,10 @@ fn a_run_begins_with_the_weights_of_its_model() {
     let from = format!("model.init_from={}", model.display());
     let more = [&from, "model.hidden_act=silu", "optimizer.learning_rate=0.0"];
     let wrong = tiny::run(root.path(), 10, &[&from]);
-    let message = format!("{:#}", bitnet_train::run::start(&wrong, false, &false.into()).expect_err("relu2"));
+    let message = format!(
+        "{:#}",
+        bitnet_train::run::start(&wrong, bitnet_train::run::Choices::default(), &false.into()).expect_err("relu2")
+    );
     assert!(
         message.contains("tiny.toml: `model.init_from`: ") && message.contains("set model.hidden_act"),
         "{message}"

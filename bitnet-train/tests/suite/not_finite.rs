@@ -186,7 +186,10 @@ fn a_checkpoint_that_holds_such_a_number_is_refused_by_tensor() {
             let name = format!("{kind}{prefix}.weight");
             let index = damage(&path, &name, f32::INFINITY);
             let expected = format!("`{name}` holds NaN or infinity at element {index}");
-            let message = format!("{:#}", run::resume(&run.folder(), &AtomicBool::new(false)).expect_err("refused"));
+            let message = format!(
+                "{:#}",
+                run::resume(&run.folder(), run::Choices::default(), &AtomicBool::new(false)).expect_err("refused")
+            );
             assert!(message.contains(&expected), "{message}");
             if kind.is_empty() {
                 let message = format!("{:#}", run::export_run(&run.folder(), None, &out).expect_err("refused"));

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use bitnet_train::config::Run;
-use bitnet_train::run::{self, Outcome};
+use bitnet_train::run::{self, Choices, Outcome};
 
 use crate::tiny;
 
@@ -73,9 +73,9 @@ fn a_resumed_run_draws_the_same_random_numbers() {
     let [whole, halves] = [&alone, &stopped].map(|root| tiny::run(root.path(), 6, &CHANGES));
     tiny::data(&whole);
     let finished = |outcome| assert!(matches!(outcome, Outcome::Finished(Some(_))), "{outcome:?}");
-    finished(run::start(&whole, false, &AtomicBool::new(false)).expect("runs"));
+    finished(run::start(&whole, Choices::default(), &AtomicBool::new(false)).expect("runs"));
     tiny::first_step(&halves);
-    finished(run::resume(&halves.folder(), &AtomicBool::new(false)).expect("resumes"));
+    finished(run::resume(&halves.folder(), Choices::default(), &AtomicBool::new(false)).expect("resumes"));
     for kind in ["train", "codes", "validation"] {
         let (expected, found) = (tiny::metrics(&whole.folder(), kind), tiny::metrics(&halves.folder(), kind));
         assert!(!expected.is_empty());
@@ -91,7 +91,9 @@ fn an_interrupt_saves_after_the_step_and_says_where() {
     let run = tiny::run(root.path(), 8, &[]);
     let path = tiny::first_step(&run);
     assert!(path.ends_with("checkpoints/step-00000001"), "{}", path.display());
-    let Outcome::Finished(Some(model)) = run::resume(&run.folder(), &AtomicBool::new(false)).expect("resumes") else {
+    let Outcome::Finished(Some(model)) =
+        run::resume(&run.folder(), Choices::default(), &AtomicBool::new(false)).expect("resumes")
+    else {
         panic!("expected a finished run");
     };
     assert!(model.join("config.json").exists());
@@ -108,15 +110,18 @@ fn other_data_and_missing_checkpoints_are_refused() {
     let config = run.folder().join("config.toml");
     let text = fs::read_to_string(&config).expect("config");
     fs::write(&config, text.replace("count = 60", "count = 61")).expect("written");
-    let message = run::resume(&run.folder(), &AtomicBool::new(false)).expect_err("other data").to_string();
+    let message =
+        run::resume(&run.folder(), Choices::default(), &AtomicBool::new(false)).expect_err("other data").to_string();
     assert!(message.contains("the training data has changed since this checkpoint"), "{message}");
     assert!(!leftover.exists(), "what a killed process left is removed");
 
     fs::write(&config, text).expect("written");
     fs::remove_dir_all(run.folder().join("checkpoints/step-00000001")).expect("removed");
-    let message = run::resume(&run.folder(), &AtomicBool::new(false)).expect_err("no checkpoint").to_string();
+    let message =
+        run::resume(&run.folder(), Choices::default(), &AtomicBool::new(false)).expect_err("no checkpoint").to_string();
     assert!(message.contains("holds no checkpoint yet"), "{message}");
-    let message = run::start(&run, false, &AtomicBool::new(false)).expect_err("a run is there").to_string();
+    let message =
+        run::start(&run, Choices::default(), &AtomicBool::new(false)).expect_err("a run is there").to_string();
     assert!(message.contains("already holds a run") && message.contains("--overwrite"), "{message}");
 }
 
@@ -132,7 +137,7 @@ fn a_loss_that_is_not_a_number_stops_the_run_and_names_the_checkpoint() {
     let end = bytes.len();
     bytes[end - 4..].copy_from_slice(&f32::MAX.to_le_bytes());
     fs::write(&weights, bytes).expect("written");
-    let error = run::resume(&run.folder(), &AtomicBool::new(false)).expect_err("no number");
+    let error = run::resume(&run.folder(), Choices::default(), &AtomicBool::new(false)).expect_err("no number");
     let message = format!("{error:#}");
     assert!(message.contains("step 2: the loss is NaN"), "{message}");
     assert!(message.contains("the last good checkpoint is") && message.contains("(step 1)"), "{message}");
@@ -142,7 +147,7 @@ fn a_loss_that_is_not_a_number_stops_the_run_and_names_the_checkpoint() {
 fn an_interrupt_while_the_data_is_prepared_begins_no_run() {
     let root = tempfile::tempdir().expect("temp dir");
     let run = tiny::run(root.path(), 8, &[]);
-    let outcome = run::start(&run, false, &AtomicBool::new(true)).expect("stops");
+    let outcome = run::start(&run, Choices::default(), &AtomicBool::new(true)).expect("stops");
     assert!(matches!(outcome, Outcome::Interrupted(None)), "{outcome:?}");
     assert!(!run.folder().exists(), "no step, no folder");
 }
@@ -183,8 +188,10 @@ fn two_processes_do_not_write_one_run() {
     // A lock of this process's own counts as much as another's: it belongs to the opened file.
     let lock = fs::File::open(run.folder().join("lock")).expect("every run has one");
     lock.try_lock().expect("nobody writes there now");
-    let refused =
-        [run::resume(&run.folder(), &AtomicBool::new(false)), run::start(&run, true, &AtomicBool::new(false))];
+    let refused = [
+        run::resume(&run.folder(), Choices::default(), &AtomicBool::new(false)),
+        run::start(&run, Choices { overwrite: true, ..Choices::default() }, &AtomicBool::new(false)),
+    ];
     for outcome in refused {
         let message = format!("{:#}", outcome.expect_err("locked"));
         let expected = format!("{}: another bitnet-train is writing this run", run.folder().display());
@@ -192,6 +199,92 @@ fn two_processes_do_not_write_one_run() {
     }
     assert!(run.folder().join("checkpoints/step-00000001").exists(), "nothing was removed");
     drop(lock);
-    let outcome = run::resume(&run.folder(), &AtomicBool::new(false)).expect("free again");
+    let outcome = run::resume(&run.folder(), Choices::default(), &AtomicBool::new(false)).expect("free again");
     assert!(matches!(outcome, Outcome::Finished(_)), "{outcome:?}");
+}
+
+/// Every file of a run but the lock, with its bytes.
+fn contents(folder: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+    let mut out = Vec::new();
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            out.extend(contents(&path));
+        } else if !path.ends_with("lock") {
+            let bytes = fs::read(&path).expect("readable");
+            out.push((path, bytes));
+        }
+    }
+    out.sort();
+    out
+}
+
+#[test]
+fn a_resume_with_nothing_left_to_do_says_so_and_writes_nothing() {
+    let root = tempfile::tempdir().expect("temp dir");
+    let run = tiny::run(root.path(), 6, &[]);
+    run::start(&run, Choices::default(), &AtomicBool::new(false)).expect("runs");
+    let config = run.folder().join("config.toml");
+    let text = fs::read_to_string(&config).expect("config");
+    for steps in [6, 4] {
+        fs::write(&config, text.replace("steps = 6\n", &format!("steps = {steps}\n"))).expect("written");
+        let before = contents(&run.folder());
+        let output = spawn(&["resume", &run.folder().display().to_string()]).wait_with_output().expect("ends");
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{message}");
+        assert!(message.starts_with("nothing is left to do: "), "{message}");
+        assert!(!message.contains("step 6 of 4"), "{message}");
+        assert!(before == contents(&run.folder()), "train.steps = {steps}: something was written");
+    }
+    // A kill after the last step and before the end of the export leaves no result: that much is left.
+    fs::write(&config, &text).expect("written");
+    for name in ["result.json", "model/model.safetensors"] {
+        fs::remove_file(run.folder().join(name)).expect("removed");
+    }
+    finish(spawn(&["resume", &run.folder().display().to_string()]));
+    assert!(run.folder().join("result.json").exists() && run.folder().join("model/model.safetensors").exists());
+}
+
+#[test]
+fn each_session_is_recorded_with_what_changed() {
+    let root = tempfile::tempdir().expect("temp dir");
+    let run = tiny::run(root.path(), 8, &[]);
+    tiny::first_step(&run);
+    let sessions = || -> Vec<serde_json::Value> {
+        let text = fs::read_to_string(run.folder().join("sessions.jsonl")).expect("recorded");
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    };
+    let first = &sessions()[0];
+    assert_eq!((&first["kind"], &first["step"], &first["changed"]), (&"start".into(), &0.into(), &().into()));
+    let environment = fs::read(run.folder().join("environment.json")).expect("written");
+    let environment: serde_json::Value = serde_json::from_slice(&environment).expect("JSON");
+    assert_eq!(first["environment"], environment);
+    for key in ["commit", "cpu", "kernel", "threads"] {
+        assert!(environment.get(key).is_some(), "{key}");
+    }
+
+    let config = run.folder().join("config.toml");
+    let text = fs::read_to_string(&config).expect("config");
+    let changed = text.replace("learning_rate = 0.005", "learning_rate = 0.001").replace("steps = 8\n", "steps = 9\n");
+    fs::write(&config, changed).expect("written");
+    // As a kill in the middle of a line would leave it.
+    let path = run.folder().join("sessions.jsonl");
+    let torn = fs::read_to_string(&path).expect("recorded") + "{\"kind\": \"resu";
+    fs::write(&path, torn).expect("written");
+    run::resume(&run.folder(), Choices::default(), &AtomicBool::new(true)).expect("resumes");
+    run::resume(&run.folder(), Choices::default(), &AtomicBool::new(true)).expect("resumes");
+    let found = sessions();
+    let told: Vec<_> = found.iter().map(|line| (line["kind"].clone(), line["step"].clone())).collect();
+    assert_eq!(told, [("start".into(), 0.into()), ("resume".into(), 1.into()), ("resume".into(), 2.into())]);
+    let expected = serde_json::json!([
+        {"key": "optimizer.learning_rate", "from": 0.005, "to": 0.001},
+        {"key": "train.steps", "from": 8, "to": 9},
+    ]);
+    assert_eq!((&found[1]["changed"], &found[2]["changed"]), (&expected, &serde_json::json!([])));
+
+    // The folder of an earlier program has no such file, and resumes.
+    fs::remove_file(&path).expect("removed");
+    run::resume(&run.folder(), Choices::default(), &AtomicBool::new(true)).expect("resumes");
+    let found = sessions();
+    assert_eq!((found.len(), &found[0]["kind"], &found[0]["changed"]), (1, &"resume".into(), &().into()));
 }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use bitnet_train::config::Run;
-use bitnet_train::data::{self, Prepared};
-use bitnet_train::run::{self, Outcome};
+use bitnet_train::data::{self, Prepared, Trust};
+use bitnet_train::run::{self, Choices, Outcome};
 use serde_json::Value;
 
 /// The config file of a tiny run in `folder`.
@@ -62,14 +62,14 @@ pub fn run(folder: &Path, steps: u64, assignments: &[&str]) -> Run {
 /// The data of a tiny run, made or taken from its cache.
 pub fn data(run: &Run) -> Prepared {
     let unused = Path::new("unused");
-    data::prepare(&run.config.data, &run.config.tokenizer, unused, &|_| Ok(())).expect("prepared")
+    data::prepare(&run.config.data, &run.config.tokenizer, unused, Trust::SizeAndTime, &|_| Ok(())).expect("prepared")
 }
 
 /// Takes the first step of a run, stops it there, and gives its checkpoint.
 pub fn first_step(run: &Run) -> PathBuf {
     // With all data in the cache, a flag that was up from the beginning is first seen after a step.
     data(run);
-    match run::start(run, false, &AtomicBool::new(true)).expect("runs") {
+    match run::start(run, Choices::default(), &AtomicBool::new(true)).expect("runs") {
         Outcome::Interrupted(Some(checkpoint)) => checkpoint,
         other => panic!("expected an interrupted run, found {other:?}"),
     }

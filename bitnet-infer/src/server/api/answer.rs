@@ -56,7 +56,7 @@ impl Answer {
                     open -= 1;
                 }
                 Some(Event::Failed(message)) => return Err(ApiError::internal(message)),
-                None => return Err(ApiError::internal("the engine ended the request")),
+                None => return Err(ApiError::internal("the server stopped before the answer was complete")),
             }
         }
         Ok(answer)
@@ -164,7 +164,7 @@ pub async fn stream(
     let first = match events.recv().await {
         Some(Event::Failed(message)) => return Err(ApiError::internal(message)),
         Some(event) => event,
-        None => return Err(ApiError::internal("the engine ended the request")),
+        None => return Err(ApiError::internal("the server stopped before the answer was complete")),
     };
     let mut ready: VecDeque<String> = VecDeque::new();
     let mut open = choices;
@@ -193,7 +193,7 @@ pub async fn stream(
                 Some(event) => take(event, &mut chunks, &mut open, &mut ready),
                 // The request was given up: a stream that just ended would look complete.
                 None => {
-                    let message = "the request was given up, because too little of its answer was taken";
+                    let message = "the request was cancelled, because the client did not read its answer";
                     ready.push_back(ApiError::internal(message).to_json().to_string());
                     done = true;
                 }

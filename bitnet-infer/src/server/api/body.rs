@@ -22,15 +22,27 @@ impl FromRequest<Arc<Server>> for Body {
         let limit = server.body_limit;
         let too_large = || {
             server.engine.metrics().count_rejected("body_too_large");
-            let message = format!("the body is larger than {limit} bytes");
+            let message = format!("the body is larger than {limit} bytes (the server's --body-limit)");
             ApiError::with(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
         };
         let too_large_after = async |rest: RequestBody| {
-            // Whoever sends a body reads the answer behind it: a connection that is closed before would be an error to them.
-            let drain = Limited::new(rest, limit.saturating_mul(DRAINED));
-            let _ = tokio::time::timeout(DRAIN_TIME, discard(drain)).await;
+            drain(rest, limit.saturating_mul(DRAINED)).await;
             too_large()
         };
+        let coding =
+            request.headers().get(header::CONTENT_ENCODING).map(|coding| coding.to_str().unwrap_or("?").trim());
+        if let Some(coding) = coding
+            && !matches!(coding.to_ascii_lowercase().as_str(), "" | "identity")
+        {
+            let coding: String = coding.chars().take(40).collect();
+            let message = format!(
+                "the body is compressed (Content-Encoding: {}): send it uncompressed, without that header",
+                coding.escape_debug()
+            );
+            let limit = limit.saturating_mul(DRAINED);
+            drain(request.into_body(), limit).await;
+            return Err(ApiError::with(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_content_encoding", message));
+        }
         let declared = request.headers().get(header::CONTENT_LENGTH);
         let declared = declared.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
         if declared.is_some_and(|length| length > limit as u64) {
@@ -76,10 +88,12 @@ pub fn json_text(text: String) -> Response {
 /// Bytes of a request from which on it is a large one.
 const LARGE: usize = 32 << 10;
 
-/// Reads a body to its end, or the end of what is read of it, and keeps nothing.
-async fn discard(body: Limited<RequestBody>) {
-    let mut body = std::pin::pin!(body);
-    while let Some(Ok(_)) = body.frame().await {}
+/// Reads what is left of a body, within `limit` and a time, and keeps nothing. Whoever sends a body reads the answer behind it:
+/// a connection that is closed before would be an error to them.
+async fn drain(body: RequestBody, limit: usize) {
+    let mut body = std::pin::pin!(Limited::new(body, limit));
+    let all = async { while let Some(Ok(_)) = body.frame().await {} };
+    let _ = tokio::time::timeout(DRAIN_TIME, all).await;
 }
 
 /// Bodies of up to so many times the limit are read to their end before they are refused.

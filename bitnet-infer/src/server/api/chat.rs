@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 
 use super::answer::{Answer, Chunks, Totals, finish_reason, stop_reason, stream, token_text};
 use super::body::{Body, aside, json_text};
-use super::fields::{Fields, unexpected};
+use super::fields::Fields;
+use super::known::Changes;
+use super::messages::conversation;
 use super::request::Common;
 use super::size::AnswerSize;
-use crate::chat::{Ending, Message, Role};
 use crate::server::error::ApiError;
 use crate::server::scheduler::{Event, Finish, Scored};
 use crate::server::state::Server;
@@ -21,6 +22,8 @@ struct Shape {
     id: String,
     created: u64,
     logprobs: bool,
+    /// Tokens that write nothing.
+    silent: Vec<u32>,
     include_usage: bool,
     totals: Totals,
     /// Choices that have said who speaks.
@@ -46,15 +49,16 @@ pub async fn chat(State(server): State<Arc<Server>>, Body(bytes): Body) -> Resul
 
 fn prepare(server: &Arc<Server>, bytes: &[u8]) -> Result<(Common, Shape, Vec<u32>), ApiError> {
     let mut fields = Fields::parse(bytes)?;
-    let mut common = Common::take(&mut fields, server)?;
     let format = server.chat()?;
+    let mut common = Common::take(&mut fields, server)?;
     let logprobs = fields.flag("logprobs")?.unwrap_or(false);
     let top = fields.integer("top_logprobs", 0..=MOST_LOGPROBS)?;
     if top.is_some_and(|top| top > 0) && !logprobs {
         return Err(ApiError::field("top_logprobs", "needs `logprobs` to be true"));
     }
     let (messages, ending) = conversation(&mut fields)?;
-    messages.iter().try_for_each(|message| server.check_text(&message.content))?;
+    fields.refuse_rest(&[Changes::Prompt, Changes::Text, Changes::Answer])?;
+    messages.iter().try_for_each(|message| server.check_text(message.bytes()))?;
     let tokens = format.encode(server.tokenizer()?, &messages, ending)?;
     let logprobs = logprobs.then_some(top.unwrap_or(0) as usize);
     let mut size = AnswerSize { prompts: 1, choices: common.options.choices, logprobs, ..AnswerSize::default() };
@@ -68,90 +72,19 @@ fn prepare(server: &Arc<Server>, bytes: &[u8]) -> Result<(Common, Shape, Vec<u32
         common.options.stops.extend(format.stops().iter().cloned());
     }
     common.options.logprobs = logprobs;
+    let specials = server.tokenizer()?.special_tokens().map(|(id, _)| id);
+    let silent = specials.chain(common.options.end_tokens.iter().copied()).collect();
     let shape = Shape {
         server: Arc::clone(server),
         id: server.fresh_id("chatcmpl"),
         created: super::now(),
         logprobs: logprobs.is_some(),
+        silent,
         include_usage: common.include_usage,
         totals: Totals::default(),
         begun: vec![false; common.options.choices],
     };
     Ok((common, shape, tokens))
-}
-
-/// The messages of a request, and what follows the last of them.
-///
-/// # Errors
-/// What is wrong with them.
-pub fn conversation(fields: &mut Fields) -> Result<(Vec<Message>, Ending), ApiError> {
-    // A template of the request's own could do whatever it likes with this server's time.
-    fields.refuse("chat_template", "the server's own is used")?;
-    fields.refuse("chat_template_kwargs", "the server's own template is used as it is")?;
-    let messages = messages(fields)?;
-    let ending = match (fields.flag("add_generation_prompt")?, fields.flag("continue_final_message")?) {
-        (Some(true), Some(true)) => {
-            return Err(ApiError::field("continue_final_message", "and `add_generation_prompt` exclude each other"));
-        }
-        (_, Some(true)) => Ending::Continue,
-        (Some(false), _) => Ending::Closed,
-        _ => Ending::Reply,
-    };
-    Ok((messages, ending))
-}
-
-fn messages(fields: &mut Fields) -> Result<Vec<Message>, ApiError> {
-    let expected = "a list of messages with `role` and `content`";
-    let list = match fields.take("messages") {
-        None => return Err(ApiError::field("messages", format!("is missing, expected {expected}"))),
-        Some(Value::Array(list)) => list,
-        Some(other) => return Err(unexpected("messages", &other, expected)),
-    };
-    if list.is_empty() || list.len() > MOST_MESSAGES {
-        return Err(ApiError::field("messages", format!("has {} messages, expected 1 to {MOST_MESSAGES}", list.len())));
-    }
-    list.into_iter().enumerate().map(|(index, message)| one_message(index, message)).collect()
-}
-
-fn one_message(index: usize, message: Value) -> Result<Message, ApiError> {
-    let name = |field: &str| format!("messages[{index}]{field}");
-    let Value::Object(mut message) = message else {
-        return Err(unexpected(&name(""), &message, "an object with `role` and `content`"));
-    };
-    let expected = "one of: system, developer, user, assistant";
-    let role = match message.remove("role") {
-        Some(Value::String(role)) => match role.as_str() {
-            "system" | "developer" => Role::System,
-            "user" => Role::User,
-            "assistant" => Role::Assistant,
-            _ => return Err(unexpected(&name(".role"), &Value::String(role), expected)),
-        },
-        Some(other) => return Err(unexpected(&name(".role"), &other, expected)),
-        None => return Err(ApiError::field(&name(".role"), format!("is missing, expected {expected}"))),
-    };
-    if message.remove("tool_calls").is_some_and(|calls| calls.as_array().is_some_and(|calls| !calls.is_empty())) {
-        return Err(ApiError::field(&name(".tool_calls"), "is not supported: this server generates text"));
-    }
-    let content = match message.remove("content") {
-        Some(Value::String(text)) => text,
-        Some(Value::Array(parts)) => {
-            parts.into_iter().map(|part| part_text(&name(".content"), part)).collect::<Result<_, _>>()?
-        }
-        Some(Value::Null) | None => return Err(ApiError::field(&name(".content"), "is missing, expected a text")),
-        Some(other) => return Err(unexpected(&name(".content"), &other, "a text or a list of text parts")),
-    };
-    Ok(Message { role, content })
-}
-
-fn part_text(name: &str, part: Value) -> Result<String, ApiError> {
-    match (part["type"].as_str(), part["text"].as_str()) {
-        (Some("text"), Some(text)) => Ok(text.to_owned()),
-        (Some("text"), None) => Err(ApiError::field(name, "has a part without `text`")),
-        (kind, _) => {
-            let kind = kind.unwrap_or("unknown").escape_debug().to_string();
-            Err(ApiError::field(name, format!("has a part of type `{kind}`, expected `text` only")))
-        }
-    }
 }
 
 impl Shape {
@@ -200,17 +133,16 @@ impl Shape {
         (!begun).then(|| self.chunk(choice, json!({"role": "assistant", "content": ""}), None, None))
     }
 
-    /// Scores of the tokens that the text is made of: one that ends the turn is no part of it.
+    /// Scores of new tokens, one for each that `usage` counts. Their bytes together are the text, and what a stop text cut off.
     fn log(&self, tokens: &[Scored]) -> Value {
-        let ends = |token: u32| {
-            let format_ends = self.server.chat.as_ref().map_or(&[][..], |format| format.end_tokens());
-            self.server.end_tokens.contains(&token) || format_ends.contains(&token)
-        };
         let of = |token: u32, logprob: f32| {
-            let bytes = self.server.tokenizer().map(|tokenizer| tokenizer.bytes_of(token)).unwrap_or_default();
+            let bytes = match self.silent.contains(&token) {
+                true => Vec::new(),
+                false => self.server.tokenizer().map(|tokenizer| tokenizer.bytes_of(token)).unwrap_or_default(),
+            };
             json!({"token": token_text(&self.server, token), "logprob": logprob, "bytes": bytes})
         };
-        let content = tokens.iter().filter(|scored| !ends(scored.score.token)).map(|scored| {
+        let content = tokens.iter().map(|scored| {
             let mut entry = of(scored.score.token, scored.score.logprob);
             entry["top_logprobs"] = scored.score.top.iter().map(|&(token, logprob)| of(token, logprob)).collect();
             entry
@@ -249,6 +181,3 @@ impl Chunks for Shape {
 }
 
 const MOST_LOGPROBS: i64 = 20;
-
-/// More than any conversation has.
-const MOST_MESSAGES: usize = 4096;

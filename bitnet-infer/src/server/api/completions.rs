@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::answer::{Answer, Chunks, Totals, finish_reason, stop_reason, stream};
 use super::body::{Body, aside, json_text};
 use super::fields::{Fields, unexpected};
+use super::known::Changes;
 use super::log::{Lists, Log};
 use super::request::{Common, token_ids};
 use super::size::AnswerSize;
@@ -74,7 +75,9 @@ fn prepare(server: &Arc<Server>, bytes: &[u8]) -> Result<(Common, Shape), ApiErr
     };
     let add_special = fields.flag("add_special_tokens")?.unwrap_or(true);
     let details = Details { add_special, text: echo, offsets: echo && logprobs.is_some() };
-    let mut prompts = prompts(&mut fields, server, details)?;
+    let prompt = fields.take("prompt");
+    fields.refuse_rest(&[Changes::Prompt, Changes::Text, Changes::Answer])?;
+    let mut prompts = prompts(prompt, server, details)?;
     common.fit(prompts.iter().map(|prompt| prompt.tokens.len()), DEFAULT_TOKENS, server)?;
     let sum = |of: fn(&Prompt) -> usize| if echo { prompts.iter().map(of).sum() } else { 0 };
     let size = AnswerSize {
@@ -113,33 +116,34 @@ struct Details {
     offsets: bool,
 }
 
-fn prompts(fields: &mut Fields, server: &Server, details: Details) -> Result<Vec<Prompt>, ApiError> {
-    let expected = "a text, a list of texts, a list of token ids, or a list of such lists";
-    let value =
-        fields.take("prompt").ok_or_else(|| ApiError::field("prompt", format!("is missing, expected {expected}")))?;
+fn prompts(value: Option<Value>, server: &Server, details: Details) -> Result<Vec<Prompt>, ApiError> {
+    let expected = "a string, a list of strings, a list of token ids, or a list of such lists";
+    let value = value.ok_or_else(|| ApiError::field("prompt", format!("is missing, expected {expected}")))?;
+    let of_ids = |name: &str, ids: Vec<Value>| {
+        server.check_length(ids.len())?;
+        Prompt::of_tokens(server, token_ids(name, &ids, server.vocab_size())?, details)
+    };
     let parts = match value {
-        Value::Array(parts) if parts.first().is_some_and(Value::is_number) => vec![Value::Array(parts)],
+        Value::String(text) => return Ok(vec![Prompt::of_text(server, text, details)?]),
+        Value::Array(ids) if ids.first().is_some_and(Value::is_number) => return Ok(vec![of_ids("prompt", ids)?]),
         Value::Array(parts) => parts,
-        text => vec![text],
+        other => return Err(unexpected("prompt", &other, expected)),
     };
     if parts.is_empty() || parts.len() > server.most_prompts {
         let most = server.most_prompts;
         return Err(ApiError::field("prompt", format!("has {} prompts, expected 1 to {most}", parts.len())));
     }
-    let prompt = |part: Value| match part {
+    let prompt = |(index, part): (usize, Value)| match part {
         Value::String(text) => Prompt::of_text(server, text, details),
-        Value::Array(ids) => {
-            server.check_length(ids.len())?;
-            Prompt::of_tokens(server, token_ids("prompt", &ids, server.vocab_size())?, details)
-        }
-        other => Err(unexpected("prompt", &other, expected)),
+        Value::Array(ids) => of_ids(&format!("prompt[{index}]"), ids),
+        other => Err(unexpected(&format!("prompt[{index}]"), &other, "a string or a list of token ids")),
     };
-    parts.into_iter().map(prompt).collect()
+    parts.into_iter().enumerate().map(prompt).collect()
 }
 
 impl Prompt {
     fn of_text(server: &Server, text: String, details: Details) -> Result<Self, ApiError> {
-        server.check_text(&text)?;
+        server.check_text(text.len())?;
         let tokenizer = server.tokenizer()?;
         let tokens = match details.add_special {
             true => Generator::new(&server.loaded.model, tokenizer).encode(&text)?,

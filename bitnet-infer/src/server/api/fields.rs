@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use bitnet_model::files::text;
 use serde_json::{Map, Value};
 
+use super::known::{self, Changes};
 use crate::server::error::ApiError;
 
 /// The object that a request is.
@@ -18,15 +19,21 @@ impl Fields {
     /// # Errors
     /// If it is no JSON object.
     pub fn parse(body: &[u8]) -> Result<Self, ApiError> {
+        // Some clients send a file as an editor wrote it.
+        let body = text::content(body, "the body").map_err(|e| ApiError::invalid(e.to_string()))?;
         if body.is_empty() {
             return Err(ApiError::invalid("the body is empty, expected a JSON object"));
         }
-        // Some clients send a file as an editor wrote it.
-        let body = text::content(body, "the body").map_err(|e| ApiError::invalid(e.to_string()))?;
         match serde_json::from_slice(body) {
             Ok(Value::Object(map)) => Ok(Self { map }),
             Ok(other) => Err(ApiError::invalid(format!("the body is {}, expected a JSON object", kind(&other)))),
-            Err(e) => Err(ApiError::invalid(format!("the body is no JSON: {e}")).coded("invalid_json")),
+            Err(e) => {
+                let looks = match body {
+                    [0x1f, 0x8b, ..] => " (it looks compressed by gzip: send it uncompressed)",
+                    _ => "",
+                };
+                Err(ApiError::invalid(format!("the body is not valid JSON: {e}{looks}")).coded("invalid_json"))
+            }
         }
     }
 
@@ -69,7 +76,7 @@ impl Fields {
         integer_of(name, &value, range).map(Some)
     }
 
-    /// A text.
+    /// A string.
     ///
     /// # Errors
     /// If it is none.
@@ -77,7 +84,7 @@ impl Fields {
         match self.take(name) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
-            Some(other) => Err(unexpected(name, &other, "a text")),
+            Some(other) => Err(unexpected(name, &other, "a string")),
         }
     }
 
@@ -93,24 +100,12 @@ impl Fields {
         }
     }
 
-    /// Refuses a field that would ask for something that this server does not do.
+    /// Refuses what is left if it would change something; called once everything that is read has been taken.
     ///
     /// # Errors
-    /// If it is there and asks for something.
-    pub fn refuse(&mut self, name: &str, instead: &str) -> Result<(), ApiError> {
-        let asks = |value: &Value| match value {
-            Value::Array(values) => !values.is_empty(),
-            Value::Object(map) => !map.is_empty(),
-            Value::Bool(flag) => *flag,
-            Value::String(text) => !text.is_empty() && text != "none",
-            _ => true,
-        };
-        match self.take(name).filter(asks) {
-            None => Ok(()),
-            Some(_) => {
-                Err(ApiError::field(name, format!("is not supported: {instead}")).coded("unsupported_parameter"))
-            }
-        }
+    /// The first field that would.
+    pub fn refuse_rest(&self, which: &[Changes]) -> Result<(), ApiError> {
+        known::refuse(&self.map, which)
     }
 }
 
@@ -123,6 +118,7 @@ pub fn integer_of(name: &str, value: &Value, range: RangeInclusive<i64>) -> Resu
         value.as_f64().filter(|number| number.fract() == 0.0 && number.abs() < 1e15).map(|number| number as i64);
     let number = value.as_i64().or(whole).filter(|number| range.contains(number));
     let expected = || match (*range.start(), *range.end()) {
+        (i64::MIN, i64::MAX) => "a whole number of 64 bits".to_owned(),
         (low, i64::MAX) => format!("a whole number, {low} or more"),
         (low, high) => format!("a whole number from {low} to {high}"),
     };
@@ -134,8 +130,10 @@ pub fn unexpected(name: &str, value: &Value, expected: &str) -> ApiError {
     ApiError::field(name, format!("is {}, expected {expected}", shown(value)))
 }
 
+/// A value in a message.
 fn shown(value: &Value) -> String {
     match value {
+        Value::Bool(flag) => flag.to_string(),
         Value::Number(number) => number.to_string(),
         Value::String(text) if text.len() <= 40 => format!("`{}`", text.escape_debug()),
         other => kind(other).to_owned(),
@@ -145,9 +143,9 @@ fn shown(value: &Value) -> String {
 fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
-        Value::Bool(_) => "a truth value",
+        Value::Bool(_) => "a boolean",
         Value::Number(_) => "a number",
-        Value::String(_) => "a text",
+        Value::String(_) => "a string",
         Value::Array(_) => "a list",
         Value::Object(_) => "an object",
     }
@@ -171,14 +169,16 @@ mod tests {
         );
         let e = error(fields(r#"{"n": 2.5}"#).integer("n", 0..=i64::MAX).map(drop));
         assert_eq!(e.message, "`n` is 2.5, expected a whole number, 0 or more");
+        let e = error(fields(r#"{"n": 2.5}"#).integer("n", i64::MIN..=i64::MAX).map(drop));
+        assert_eq!(e.message, "`n` is 2.5, expected a whole number of 64 bits");
         let e = error(fields(r#"{"t": -1}"#).number("t", 0.0..=2.0).map(drop));
         assert_eq!(e.message, "`t` is -1, expected a number from 0 to 2");
         let e = error(fields(r#"{"t": [1]}"#).flag("t").map(drop));
         assert_eq!(e.message, "`t` is a list, expected true or false");
         assert!(error(Fields::parse(b"[1]").map(drop)).message.contains("is a list"));
-        assert!(error(Fields::parse(b"{").map(drop)).message.contains("is no JSON"));
+        assert!(error(Fields::parse(b"{").map(drop)).message.contains("is not valid JSON"));
         assert!(error(Fields::parse(b"").map(drop)).message.contains("is empty"));
-        assert!(error(Fields::parse(b"{\"a\": \"\xff\"}").map(drop)).message.contains("is no JSON"));
+        assert!(error(Fields::parse(b"{\"a\": \"\xff\"}").map(drop)).message.contains("is not valid JSON"));
     }
 
     #[test]
@@ -190,16 +190,8 @@ mod tests {
     }
 
     #[test]
-    fn unsupported_fields_are_refused_only_if_they_ask_for_something() {
-        for (text, ok) in [
-            ("{}", true),
-            (r#"{"x": []}"#, true),
-            (r#"{"x": null}"#, true),
-            (r#"{"x": "none"}"#, true),
-            (r#"{"x": [1]}"#, false),
-            (r#"{"x": 0}"#, false),
-        ] {
-            assert_eq!(fields(text).refuse("x", "leave it out").is_ok(), ok, "{text}");
-        }
+    fn a_byte_order_mark_is_passed_over() {
+        assert_eq!(fields("\u{feff}{\"n\": 3}").integer("n", 1..=8), Ok(Some(3)));
+        assert!(Fields::parse("\u{feff}".as_bytes()).is_err());
     }
 }

@@ -16,12 +16,13 @@ pub async fn models(State(server): State<Arc<Server>>) -> Json<Value> {
     Json(json!({"object": "list", "data": [model_object(&server)]}))
 }
 
-/// `GET /v1/models/{id}`.
+/// `GET /v1/models/{id}`; a name may hold slashes, and one behind it is passed over.
 ///
 /// # Errors
 /// If another model is asked for.
 pub async fn model(State(server): State<Arc<Server>>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
-    if id == server.name { Ok(Json(model_object(&server))) } else { Err(server.unknown_model(&id)) }
+    let known = id == server.name || id.strip_suffix('/') == Some(&server.name);
+    if known { Ok(Json(model_object(&server))) } else { Err(server.unknown_model(&id)) }
 }
 
 fn model_object(server: &Server) -> Value {

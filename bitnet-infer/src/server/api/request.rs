@@ -16,13 +16,22 @@ pub struct Common {
     /// As the scheduler takes it; the limit of new tokens is set once the prompt is known.
     pub options: Options,
     /// New tokens, if the request says.
-    pub max_tokens: Option<usize>,
+    pub max_tokens: Option<Limit>,
     /// Whether nothing but the number of tokens ends a text.
     pub ignore_end: bool,
     /// Whether events are streamed.
     pub stream: bool,
     /// Whether a stream ends with counts.
     pub include_usage: bool,
+}
+
+/// How many new tokens a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// So many at most.
+    Tokens(usize),
+    /// As many as the context leaves.
+    Context,
 }
 
 impl Common {
@@ -56,34 +65,35 @@ impl Common {
         let most = MOST_CHOICES.min(server.limits.parallel as i64);
         let choices = fields.integer("n", 1..=most)?.unwrap_or(1) as usize;
         if fields.integer("best_of", 1..=MOST_CHOICES)?.is_some_and(|best_of| best_of as usize != choices) {
-            return Err(ApiError::field(
-                "best_of",
-                "is not supported beyond `n`: ask for more choices and take the best",
-            ));
+            return Err(ApiError::field("best_of", "is not supported beyond `n`: raise `n` and take the best choice"));
         }
         let mut max_tokens = None;
         for name in ["max_tokens", "max_completion_tokens"] {
-            if let Some(tokens) = fields.integer(name, 0..=i64::MAX)? {
-                max_tokens = Some(tokens as usize);
-            }
+            let Some(value) = fields.take(name) else { continue };
+            let expected = "a whole number, 0 or more, or -1 for as many as the context leaves";
+            let tokens = integer_of(name, &value, -1..=i64::MAX).map_err(|_| unexpected(name, &value, expected))?;
+            max_tokens = Some(usize::try_from(tokens).map_or(Limit::Context, Limit::Tokens));
         }
         let min_tokens = fields.integer("min_tokens", 0..=i64::MAX)?.unwrap_or(0) as usize;
-        if max_tokens.is_some_and(|most| most < min_tokens) {
+        if matches!(max_tokens, Some(Limit::Tokens(most)) if most < min_tokens) {
             return Err(ApiError::field("min_tokens", "is more than `max_tokens`"));
         }
         let ignore_end = fields.flag("ignore_eos")?.unwrap_or(false);
         let stream = fields.flag("stream")?.unwrap_or(false);
         let include_usage = match fields.object("stream_options")? {
             Some(_) if !stream => return Err(ApiError::field("stream_options", "needs `stream` to be true")),
-            Some(mut options) => options.flag("include_usage")?.unwrap_or(false),
+            Some(mut options) => {
+                if options.flag("continuous_usage_stats")?.unwrap_or(false) {
+                    let message = "asks for `continuous_usage_stats`, which is not supported: use `include_usage`";
+                    return Err(ApiError::field("stream_options", message).coded("unsupported_parameter"));
+                }
+                options.flag("include_usage")?.unwrap_or(false)
+            }
             None => false,
         };
-        for name in ["tools", "functions", "tool_choice", "function_call", "modalities", "audio", "suffix"] {
-            fields.refuse(name, "this server generates text")?;
-        }
         let constraint = response_format(fields, server)?;
         if constraint.is_some() && min_tokens > 0 {
-            return Err(ApiError::field("min_tokens", "and `response_format` exclude each other"));
+            return Err(ApiError::field("min_tokens", "cannot be used together with `response_format`"));
         }
         let options = Options {
             choices,
@@ -128,7 +138,11 @@ impl Common {
         let asked = self.max_tokens;
         // A prompt that fills the context can still be scored.
         let room = context.min(server.page_limit() * PAGE_TOKENS).saturating_sub(longest);
-        let wanted = asked.unwrap_or(default.min(room.max(1)));
+        let wanted = match asked {
+            Some(Limit::Tokens(tokens)) => tokens,
+            Some(Limit::Context) => room.max(1),
+            None => default.min(room.max(1)),
+        };
         if longest.saturating_add(wanted) > context {
             let message = format!(
                 "this model's context is {context} tokens, the prompt has {longest} and {wanted} more were asked for: shorten one of them"
@@ -142,20 +156,20 @@ impl Common {
 }
 
 fn stops(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
-    let expected = format!("a text or a list of at most {MOST_STOPS} texts, each of 1 to {LONGEST_STOP} bytes");
+    let expected = format!("a string or a list of at most {MOST_STOPS} strings, each of 1 to {LONGEST_STOP} bytes");
+    let text = |name: &str, stop: Value| match stop {
+        Value::String(text) if (1..=LONGEST_STOP).contains(&text.len()) => Ok(text),
+        other => Err(unexpected(name, &other, &expected)),
+    };
     let stops = match fields.take("stop") {
         None => return Ok(Vec::new()),
         Some(Value::Array(stops)) => stops,
-        Some(stop) => vec![stop],
+        Some(stop) => return Ok(vec![text("stop", stop)?]),
     };
     if stops.len() > MOST_STOPS {
-        return Err(ApiError::field("stop", format!("has {} texts, expected {expected}", stops.len())));
+        return Err(ApiError::field("stop", format!("has {} strings, expected {expected}", stops.len())));
     }
-    let text = |stop: Value| match stop {
-        Value::String(text) if (1..=LONGEST_STOP).contains(&text.len()) => Ok(text),
-        other => Err(unexpected("stop", &other, &expected)),
-    };
-    stops.into_iter().map(text).collect()
+    stops.into_iter().enumerate().map(|(index, stop)| text(&format!("stop[{index}]"), stop)).collect()
 }
 
 fn biases(fields: &mut Fields, vocab: usize) -> Result<Vec<(u32, f32)>, ApiError> {
@@ -174,7 +188,7 @@ fn biases(fields: &mut Fields, vocab: usize) -> Result<Vec<(u32, f32)>, ApiError
             ApiError::field(name, format!("has the token `{}`, expected ids below {vocab}", token.escape_debug()))
         })?;
         let value = bias.as_f64().map(|bias| bias as f32).filter(|bias| (-100.0..=100.0).contains(bias));
-        let value = value.ok_or_else(|| unexpected(name, &bias, "numbers from -100 to 100"))?;
+        let value = value.ok_or_else(|| unexpected(&format!("{name}.{id}"), &bias, "a number from -100 to 100"))?;
         biases.insert(id, value);
     }
     Ok(biases.into_iter().collect())
@@ -200,7 +214,9 @@ fn response_format(fields: &mut Fields, server: &Server) -> Result<Option<Constr
         }
     };
     let constraint = server.structured.schema(schema, server.tokenizer()?, server.loaded.model.config());
-    constraint.map(Some).map_err(|reason| ApiError::field(name, format!("cannot be held to: {reason}")))
+    constraint
+        .map(Some)
+        .map_err(|reason| ApiError::field(name, format!("has a schema that this server cannot enforce: {reason}")))
 }
 
 /// Token ids of a request.
@@ -208,7 +224,13 @@ fn response_format(fields: &mut Fields, server: &Server) -> Result<Option<Constr
 /// # Errors
 /// If one is no token of the model.
 pub fn token_ids(name: &str, values: &[Value], vocab: usize) -> Result<Vec<u32>, ApiError> {
-    values.iter().map(|value| integer_of(name, value, 0..=vocab as i64 - 1).map(|id| id as u32)).collect()
+    let id = |(index, value): (usize, &Value)| {
+        integer_of(name, value, 0..=vocab as i64 - 1)
+            // The name of the place only where it is needed: a prompt has thousands.
+            .or_else(|_| integer_of(&format!("{name}[{index}]"), value, 0..=vocab as i64 - 1))
+            .map(|id| id as u32)
+    };
+    values.iter().enumerate().map(id).collect()
 }
 
 /// Choices for each prompt, if so many are worked on at a time.

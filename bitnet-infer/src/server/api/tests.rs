@@ -1,6 +1,8 @@
 use serde_json::Value;
 
 use super::info::OPENAPI;
+use super::known::{HARMLESS, REFUSED};
+use super::{is_open, table};
 
 fn openapi() -> Value {
     serde_json::from_str(OPENAPI).expect("JSON")
@@ -14,6 +16,7 @@ fn the_description_has_every_field_and_every_route() {
         include_str!("completions.rs"),
         include_str!("chat.rs"),
         include_str!("tokens.rs"),
+        include_str!("messages.rs"),
     ];
     // `fields.METHOD("name"`, over all requests; fields that are only refused are not described.
     let mut asked: Vec<String> = Vec::new();
@@ -40,10 +43,33 @@ fn the_description_has_every_field_and_every_route() {
     described.dedup();
     assert_eq!(asked, described);
 
-    let routes = include_str!("mod.rs");
-    for path in openapi["paths"].as_object().expect("paths").keys().filter(|path| *path != "/health") {
-        assert!(routes.contains(&format!("route(\"{path}\"")), "{path} is described and not routed");
+    let routed: Vec<String> = table().iter().map(|(path, _)| path.replace("{*", "{")).collect();
+    let paths = openapi["paths"].as_object().expect("paths");
+    assert_eq!(routed.iter().filter(|path| !paths.contains_key(*path)).count(), 0, "{routed:?}");
+    assert_eq!(paths.keys().filter(|path| !routed.contains(path)).count(), 0);
+}
+
+/// A field is read, refused, or known to be harmless: never two of these for the same kind of completions.
+#[test]
+fn no_field_that_is_read_counts_as_unread() {
+    let openapi = openapi();
+    let read =
+        |schema: &str| openapi["components"]["schemas"][schema]["properties"].as_object().expect("fields").clone();
+    let (completions, chats) = (read("CompletionRequest"), read("ChatRequest"));
+    for name in HARMLESS {
+        assert!(!completions.contains_key(*name) && !chats.contains_key(*name), "{name}");
     }
-    let routed = routes.matches(".route(").count();
-    assert_eq!(routed, openapi["paths"].as_object().expect("paths").len());
+    for field in REFUSED {
+        assert!(!completions.contains_key(field.name) || !chats.contains_key(field.name), "{}", field.name);
+    }
+}
+
+#[test]
+fn paths_without_their_prefix_are_the_same() {
+    for path in ["/health", "/health/", "/v1/health", "/v1/health/"] {
+        assert!(is_open(path), "{path}");
+    }
+    for path in ["/v1health", "/v2/health", "/health/x", "/v1/v1/health", "/", "/v1", "/props"] {
+        assert!(!is_open(path), "{path}");
+    }
 }

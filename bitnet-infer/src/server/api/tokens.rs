@@ -7,8 +7,9 @@ use axum::extract::State;
 use serde_json::{Value, json};
 
 use super::body::{Body, aside};
-use super::chat::conversation;
 use super::fields::{Fields, unexpected};
+use super::known::Changes;
+use super::messages::conversation;
 use super::request::token_ids;
 use crate::chat::encode_plain;
 use crate::server::error::ApiError;
@@ -22,7 +23,7 @@ pub async fn tokenize(State(server): State<Arc<Server>>, Body(bytes): Body) -> R
     blocking(server, bytes, |server, fields| {
         let tokenizer = server.tokenizer()?;
         let tokens = if let Some((name, text)) = fields.take_any(&["content", "prompt"]) {
-            let Value::String(text) = text else { return Err(unexpected(name, &text, "a text")) };
+            let Value::String(text) = text else { return Err(unexpected(name, &text, "a string")) };
             let add_special = match fields.flag("add_special")? {
                 Some(add) => add,
                 None => fields.flag("add_special_tokens")?.unwrap_or(name == "prompt"),
@@ -38,6 +39,7 @@ pub async fn tokenize(State(server): State<Arc<Server>>, Body(bytes): Body) -> R
             tokens
         } else {
             let (messages, ending) = conversation(fields)?;
+            fields.refuse_rest(&[Changes::Prompt])?;
             server.chat()?.encode(tokenizer, &messages, ending)?
         };
         let piece = |token: u32| match String::from_utf8(tokenizer.bytes_of(token)) {
@@ -83,6 +85,7 @@ pub async fn detokenize(State(server): State<Arc<Server>>, Body(bytes): Body) ->
 pub async fn apply_template(State(server): State<Arc<Server>>, Body(bytes): Body) -> Result<Json<Value>, ApiError> {
     blocking(server, bytes, |server, fields| {
         let (messages, ending) = conversation(fields)?;
+        fields.refuse_rest(&[Changes::Prompt])?;
         Ok(json!({"prompt": server.chat()?.render(&messages, ending)?}))
     })
     .await

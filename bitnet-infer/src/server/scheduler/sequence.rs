@@ -337,13 +337,13 @@ impl<'a> Text<'a> {
         self.stops.stopped().map(str::to_owned)
     }
 
-    /// What was held back, now that the text has ended: of a text that was stopped, nothing that belongs to the stop text.
+    /// What was held back, now that the text has ended. Tokens of a stop text are new tokens too: they stand at the text's end.
     fn finish(&mut self) -> (String, Vec<Scored>) {
         let ended = self.stops.stopped().is_none().then(|| self.stops.end(&self.stream.finish()));
-        let (text, stopped) = (ended.unwrap_or_default(), self.stops.stopped().is_some());
+        let text = ended.unwrap_or_default();
         self.given += text.chars().count();
         let given = self.given;
         let held = std::mem::take(&mut self.held);
-        (text, held.into_iter().filter(|scored| !stopped || scored.offset < given).collect())
+        (text, held.into_iter().map(|scored| Scored { offset: scored.offset.min(given), ..scored }).collect())
     }
 }

@@ -183,7 +183,7 @@ fn texts_end_where_they_should() {
     assert_eq!((&choice["finish_reason"], &choice["stop_reason"]), (&json!("stop"), &json!(stop)));
     let offsets = choice["logprobs"]["text_offset"].as_array().expect("a list");
     assert!(expected.is_empty() || !offsets.is_empty());
-    assert!(offsets.iter().all(|offset| offset.as_u64().expect("a number") < expected.chars().count() as u64));
+    assert!(offsets.iter().all(|offset| offset.as_u64().expect("a number") <= expected.chars().count() as u64));
 
     // A bias makes the end certain; a least length puts it off.
     let biased = |more: Value| {

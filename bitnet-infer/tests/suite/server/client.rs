@@ -47,9 +47,7 @@ pub fn send(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &st
     stream
 }
 
-/// Reads an answer to its end.
-pub fn receive(stream: TcpStream) -> Answer {
-    let mut reader = BufReader::new(stream);
+fn head(reader: &mut impl BufRead) -> (u16, Vec<(String, String)>) {
     let mut line = String::new();
     reader.read_line(&mut line).expect("a status");
     let status = line.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("{line:?}"));
@@ -59,6 +57,17 @@ pub fn receive(stream: TcpStream) -> Answer {
         reader.read_line(&mut line).expect("a header");
         let Some((name, value)) = line.trim_end().split_once(": ") else { break };
         headers.push((name.to_ascii_lowercase(), value.to_owned()));
+    }
+    (status, headers)
+}
+
+/// Reads an answer to its end.
+pub fn receive(stream: TcpStream) -> Answer {
+    let mut reader = BufReader::new(stream);
+    let (mut status, mut headers) = head(&mut reader);
+    // Interim answers, which say that the real one will come.
+    while status == 100 {
+        (status, headers) = head(&mut reader);
     }
     let chunked = headers.iter().any(|(name, value)| name == "transfer-encoding" && value == "chunked");
     let mut body = Vec::new();

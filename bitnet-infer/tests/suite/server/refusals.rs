@@ -24,11 +24,11 @@ fn what_is_wrong_with_a_request_is_named() {
         (json!({"prompt": 5}), "`prompt` is 5", Some("prompt")),
         (json!({"prompt": []}), "has 0 prompts", Some("prompt")),
         (json!({"prompt": [[]]}), "is empty", Some("prompt")),
-        (json!({"prompt": [1, "a"]}), "`prompt` is `a`", Some("prompt")),
-        (json!({"prompt": [258]}), "from 0 to 257", Some("prompt")),
-        (json!({"prompt": [-1]}), "from 0 to 257", Some("prompt")),
-        (json!({"prompt": [[1], {"a": 1}]}), "is an object", Some("prompt")),
-        (json!({"prompt": "a", "max_tokens": -1}), "0 or more", Some("max_tokens")),
+        (json!({"prompt": [1, "a"]}), "`prompt[1]` is `a`", Some("prompt[1]")),
+        (json!({"prompt": [258]}), "from 0 to 257", Some("prompt[0]")),
+        (json!({"prompt": [-1]}), "from 0 to 257", Some("prompt[0]")),
+        (json!({"prompt": [[1], {"a": 1}]}), "is an object", Some("prompt[1]")),
+        (json!({"prompt": "a", "max_tokens": -2}), "0 or more", Some("max_tokens")),
         (json!({"prompt": "a", "max_tokens": "many"}), "`max_tokens` is `many`", Some("max_tokens")),
         (json!({"prompt": "a", "temperature": 3}), "a number from 0 to 2", Some("temperature")),
         (json!({"prompt": "a", "temperature": "hot"}), "a number from 0 to 2", Some("temperature")),
@@ -37,11 +37,11 @@ fn what_is_wrong_with_a_request_is_named() {
         (json!({"prompt": vec!["a"; 20], "n": 8}), "is 160, expected at most 72", Some("n")),
         (json!({"prompt": "a", "min_tokens": 9, "max_tokens": 8}), "is more than `max_tokens`", Some("min_tokens")),
         (json!({"prompt": "a", "best_of": 3}), "is not supported", Some("best_of")),
-        (json!({"prompt": "a", "stop": ["a", 1]}), "`stop` is 1", Some("stop")),
+        (json!({"prompt": "a", "stop": ["a", 1]}), "`stop[1]` is 1", Some("stop[1]")),
         (json!({"prompt": "a", "stop": ""}), "1 to 1024 bytes", Some("stop")),
-        (json!({"prompt": "a", "stop": vec!["x"; 17]}), "has 17 texts", Some("stop")),
+        (json!({"prompt": "a", "stop": vec!["x"; 17]}), "has 17 strings", Some("stop")),
         (json!({"prompt": "a", "logit_bias": {"x": 1}}), "has the token `x`", Some("logit_bias")),
-        (json!({"prompt": "a", "logit_bias": {"1": 1000}}), "from -100 to 100", Some("logit_bias")),
+        (json!({"prompt": "a", "logit_bias": {"1": 1000}}), "from -100 to 100", Some("logit_bias.1")),
         (json!({"prompt": "a", "logprobs": 21}), "from 0 to 20", Some("logprobs")),
         (json!({"prompt": "a", "stream_options": {"include_usage": true}}), "needs `stream`", Some("stream_options")),
         (json!({"prompt": "a", "suffix": "z"}), "is not supported", Some("suffix")),
@@ -53,12 +53,12 @@ fn what_is_wrong_with_a_request_is_named() {
         ),
         (
             json!({"prompt": "a", "response_format": {"type": "json_schema", "json_schema": {"schema": {"type": 5}}}}),
-            "cannot be held to",
+            "cannot enforce",
             Some("response_format"),
         ),
         (
             json!({"prompt": "a", "min_tokens": 3, "response_format": {"type": "json_object"}}),
-            "exclude each other",
+            "used together with `response_format`",
             Some("min_tokens"),
         ),
         (json!({"prompt": "a".repeat(1100)}), "context is 1024 tokens", None),
@@ -78,7 +78,7 @@ fn what_is_wrong_with_a_request_is_named() {
         (
             json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),
             "`image_url`",
-            "messages[0].content",
+            "messages[0].content[0]",
         ),
         (
             json!({"messages": [{"role": "user", "content": "x"}], "top_logprobs": 2}),
@@ -97,16 +97,16 @@ fn what_is_wrong_with_a_request_is_named() {
     check(
         &post(server.address, "/v1/completions", &json!({"model": "gpt-9", "prompt": "a"})),
         404,
-        "only `tiny` is",
+        "this server has only `tiny`",
         Some("model"),
     );
-    check(&post(server.address, "/v2/completions", &json!({})), 404, "there is no `/v2/completions`", None);
-    check(&get(server.address, "/v1/completions"), 405, "does not answer GET", None);
+    check(&post(server.address, "/v2/completions", &json!({})), 404, "unknown path `/v2/completions`", None);
+    check(&get(server.address, "/v1/completions"), 405, "does not accept GET", None);
     let raw = |body: &[u8]| receive(send(server.address, "POST", "/v1/completions", &[], body));
-    check(&raw(b"{\"prompt\": \"a\""), 400, "no JSON", None);
-    check(&raw(b"{\"prompt\": \"\xff\xfe\"}"), 400, "no JSON", None);
+    check(&raw(b"{\"prompt\": \"a\""), 400, "not valid JSON", None);
+    check(&raw(b"{\"prompt\": \"\xff\xfe\"}"), 400, "not valid JSON", None);
     check(&raw(b""), 400, "is empty", None);
-    check(&raw(&[b'['; 10_000]), 400, "no JSON", None);
+    check(&raw(&[b'['; 10_000]), 400, "not valid JSON", None);
     check(&raw(&vec![b' '; 100_000]), 413, "larger than 65536 bytes", None);
     assert_eq!(server.metric("bitnet_requests_rejected_total{reason=\"body_too_large\"}"), 1.0);
     // Nothing of all that has reached the engine.
@@ -148,7 +148,7 @@ fn keys_hosts_and_origins_are_checked() {
     }
     check(&ask("POST", "/v1/completions", &[("authorization", "Bearer secre")]), 401, "needs an API key", None);
     assert_eq!(ask("GET", "/v1/models", &[key]).status, 200);
-    check(&ask("GET", "/v1/models", &[key, ("host", "evil.example")]), 403, "Host", None);
+    check(&ask("GET", "/v1/models", &[key, ("host", "evil.example")]), 403, "--allow-host evil.example", None);
     assert_eq!(ask("GET", "/v1/models", &[key, ("host", "model.lan:8080")]).status, 200);
     check(&ask("POST", "/v1/completions", &[key, ("origin", "https://evil.example")]), 403, "origin", None);
     let allowed = ask("GET", "/v1/models", &[key, ("origin", "https://chat.example")]);
@@ -223,6 +223,9 @@ fn no_request_is_answered_by_a_failure() {
         "content",
         "with_pieces",
         "tools",
+        "grammar",
+        "tool_choice",
+        "samplers",
     ];
     let server = Running::start(Setup::default());
     let paths = ["/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize", "/apply-template"];

@@ -65,7 +65,9 @@ impl<'f, 'a> Keys<'f, 'a> {
         };
         number.map(Some).ok_or_else(|| {
             let reason = match self.file.value(key) {
-                Some(Value::Array(_)) => "is a list of different numbers, expected one for all blocks".to_owned(),
+                Some(Value::Array(_)) => {
+                    "is a list of different numbers, or of no integers, expected one integer for all blocks".to_owned()
+                }
                 other => format!("is {}, expected an integer", other.map_or_else(String::new, shown)),
             };
             self.fail(key, reason)
@@ -173,13 +175,23 @@ pub(super) fn config(keys: &Keys, notes: &mut Vec<String>) -> Result<ModelConfig
         rms_norm_eps: keys.float(&eps)?.ok_or_else(|| keys.fail(&eps, "is missing, expected a float"))?,
         rope_theta: keys.float(&keys.own("rope.freq_base"))?.unwrap_or(10_000.0),
         rope_scaling: rope_scaling(keys, head_dim)?,
-        tie_word_embeddings: file.tensor(HEAD).is_none(),
+        tie_word_embeddings: is_tied(file),
         sub_norms: is_bitnet,
         quantization,
         storage,
         bos_token_id: added.bos.filter(|_| added.add_bos == Some(true)),
         eos_token_ids: ends(keys)?,
     })
+}
+
+/// Whether the head is the embedding: there is none, or one with the embedding's bytes.
+fn is_tied(file: &GgufFile) -> bool {
+    match (file.tensor(HEAD), file.tensor(EMBEDDING)) {
+        (Some(head), Some(table)) => {
+            (head.kind, &head.shape) == (table.kind, &table.shape) && file.bytes(head) == file.bytes(table)
+        }
+        (head, _) => head.is_none(),
+    }
 }
 
 fn head_dim(keys: &Keys, hidden: usize, heads: usize) -> Result<usize> {
@@ -310,7 +322,7 @@ pub(super) fn added_tokens(keys: &Keys) -> Result<AddedTokens> {
 fn ends(keys: &Keys) -> Result<Vec<u32>> {
     if let Some(value) = keys.file.value(EOS_TOKENS) {
         let Value::Array(ids) = value else { return Err(keys.fail(EOS_TOKENS, format!("is {}", shown(value)))) };
-        let ids = ids.integers().ok_or_else(|| keys.fail(EOS_TOKENS, "is no array of 32-bit integers"))?;
+        let ids = ids.integers().ok_or_else(|| keys.fail(EOS_TOKENS, "is no array of integers"))?;
         let token = |id| u32::try_from(id).map_err(|_| keys.fail(EOS_TOKENS, format!("has {id}, expected a token")));
         return ids.map(token).collect();
     }

@@ -159,12 +159,22 @@ impl<'a> Array<'a> {
         (self.kind == Kind::F32).then(|| self.bytes.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)))
     }
 
-    /// 32-bit integers, signed or not; `None` if the values are of another kind.
+    /// The values, each by itself, `None` for a truth value that is none; `None` for texts.
+    pub fn values(self) -> Option<impl Iterator<Item = Option<Value<'static>>>> {
+        let size = self.kind.byte_count()?;
+        Some(self.bytes.chunks_exact(size).map(move |bytes| self.kind.value(bytes).ok()))
+    }
+
+    /// Integers of any width, signed or not; `None` if the values are of another kind, or one is beyond `i64`.
     pub fn integers(self) -> Option<impl Iterator<Item = i64>> {
-        let signed = self.kind == Kind::I32;
-        let value =
-            move |&b: &[u8; 4]| if signed { i32::from_le_bytes(b).into() } else { u32::from_le_bytes(b).into() };
-        matches!(self.kind, Kind::I32 | Kind::U32).then(|| self.bytes.as_chunks::<4>().0.iter().map(value))
+        let integer = |value| match value {
+            Some(Value::Unsigned(n)) => i64::try_from(n).ok(),
+            Some(Value::Signed(n)) => Some(n),
+            _ => None,
+        };
+        let is_float = matches!(self.kind, Kind::F32 | Kind::F64 | Kind::Bool);
+        let all_fit = !is_float && self.values()?.all(|value| integer(value).is_some());
+        if all_fit { self.values().map(|values| values.filter_map(integer)) } else { None }
     }
 }
 
@@ -298,7 +308,7 @@ fn alignment(values: &BTreeMap<&str, Value>) -> Result<usize, String> {
         _ => None,
     };
     number.filter(|n| n.is_power_of_two() && (8..=1 << 20).contains(n)).ok_or_else(|| {
-        format!("is {}, expected an integer that is a power of two from 8 to {}", super::keys::shown(value), 1 << 20)
+        format!("is {}, expected a power of two from 8 to {} as an integer", super::keys::shown(value), 1 << 20)
     })
 }
 

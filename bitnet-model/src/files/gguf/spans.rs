@@ -30,9 +30,13 @@ pub(super) fn check<'a>(
     let Some(&((_, first, _), _)) = of_type.first() else { return Ok(()) };
     let fits = |&(_, block, block_bytes): &(&str, usize, usize)| {
         of_type.iter().all(|((offset, _, info), end)| {
-            let (cols, weights) = (info.shape[info.shape.len() - 1], info.shape.iter().product::<usize>());
-            let size = weights / block * block_bytes;
-            let (span, padded) = (end.unwrap_or(bytes).checked_sub(*offset), size.next_multiple_of(alignment));
+            let cols = info.shape[info.shape.len() - 1];
+            // A number that leaves `usize` fits no file.
+            let blocks = info.shape.iter().try_fold(1usize, |all, &dim| all.checked_mul(dim)).map(|all| all / block);
+            let size = blocks.and_then(|blocks| blocks.checked_mul(block_bytes));
+            let padded = size.and_then(|size| size.checked_next_multiple_of(alignment));
+            let (Some(size), Some(padded)) = (size, padded) else { return false };
+            let span = end.unwrap_or(bytes).checked_sub(*offset);
             // The padding behind the last tensor may be missing.
             cols.is_multiple_of(block) && (span == Some(padded) || (end.is_none() && span == Some(size)))
         })

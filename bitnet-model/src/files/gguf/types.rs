@@ -49,7 +49,7 @@ const TABLE: [(TensorType, u32, &str, usize, usize); 13] = [
 ];
 
 /// Names of types that exist and are not read here, to say so.
-const OTHERS: [(u32, &str); 13] = [
+const OTHERS: [(u32, &str); 17] = [
     (6, "Q5_0"),
     (7, "Q5_1"),
     (9, "Q8_1"),
@@ -63,6 +63,10 @@ const OTHERS: [(u32, &str); 13] = [
     (37, "I8_S"),
     (38, "TL1"),
     (39, "TL2 or MXFP4"),
+    (43, "STQ1_0 or FV5"),
+    (44, "FV5B"),
+    (142, "PQ2_0 of PrismML"),
+    (143, "PTQ1_0 of PrismML"),
 ];
 
 impl TensorType {

@@ -17,6 +17,15 @@ fn zero(x: f64, _: &ModelConfig) -> bool {
     x == 0.0
 }
 
+fn one(x: f64, _: &ModelConfig) -> bool {
+    x == 1.0
+}
+
+/// A negative factor stands for "not set" in llama.cpp.
+fn zero_or_less(x: f64, _: &ModelConfig) -> bool {
+    x <= 0.0
+}
+
 /// 0 stands for "not set" in llama.cpp.
 fn one_or_zero(x: f64, _: &ModelConfig) -> bool {
     x == 0.0 || x == 1.0
@@ -30,11 +39,7 @@ fn usual_scale(x: f64, config: &ModelConfig) -> bool {
     x == 0.0 || (x * (config.head_dim as f64).sqrt() - 1.0).abs() < 1e-6
 }
 
-fn yes(x: f64, _: &ModelConfig) -> bool {
-    x == 1.0
-}
-
-const UNREAD: [Unread; 24] = [
+const UNREAD: [Unread; 26] = [
     ("attention.sliding_window", whole_context, "0, or at least the context_length"),
     ("attention.sliding_window_pattern", zero, "0"),
     ("attention.scale", usual_scale, "1 / sqrt(key_length)"),
@@ -43,7 +48,7 @@ const UNREAD: [Unread; 24] = [
     ("attention.temperature_scale", zero, "0"),
     ("attention.clamp_kqv", zero, "0"),
     ("attention.max_alibi_bias", zero, "0"),
-    ("attention.causal", yes, "true"),
+    ("attention.causal", one, "true"),
     ("attention.chunk_size", zero, "0"),
     ("attention.kv_lora_rank", zero, "0"),
     ("attention.q_lora_rank", zero, "0"),
@@ -58,7 +63,9 @@ const UNREAD: [Unread; 24] = [
     ("no_rope_layer_step", zero, "0"),
     ("rope.freq_base_swa", |_, _| false, "no such key"),
     ("rope.dimension_sections", |_, _| false, "no such key"),
-    ("rope.scaling.attn_factor", one_or_zero, "1"),
+    ("rope.scaling.attn_factor", one, "1"),
+    ("rope.scaling.yarn_attn_factor", one, "1"),
+    ("rope.scaling.yarn_ext_factor", zero_or_less, "0"),
 ];
 
 /// Keys of rotary scaling that are read, or mean something to kinds of scaling that are refused by their name alone.
@@ -108,7 +115,13 @@ pub(super) fn check(keys: &Keys, config: &ModelConfig) -> Result<()> {
             return Err(keys.fail(&key.escape_debug().to_string(), reason));
         }
         let Some((_, is_neutral, expected)) = UNREAD.iter().find(|(name, ..)| *name == own) else { continue };
-        if !number_of(value).is_some_and(|x| is_neutral(x, config)) {
+        let neutral = |value| number_of(value).is_some_and(|x| is_neutral(x, config));
+        let changes_nothing = match value {
+            // One for each block.
+            Value::Array(array) => array.values().is_some_and(|mut all| all.all(|value| value.is_some_and(neutral))),
+            value => neutral(value),
+        };
+        if !changes_nothing {
             let reason = format!(
                 "is {}, which changes what the model computes and is not supported; expected {expected}",
                 shown(value)

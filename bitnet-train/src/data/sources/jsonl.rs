@@ -8,18 +8,20 @@ use anyhow::{Context, Result, anyhow, bail};
 use bitnet_model::files::text;
 use serde_json::Value;
 
-use crate::data::source::OnDocument;
+use crate::data::source::{OnBytes, OnDocument};
 
-/// Calls `on_document` with the field of each line's object. Blank lines are skipped.
+/// Calls `on_bytes` with each line and its end, whatever ends it in the file, and `on_document` with the field of its object. Blank lines are skipped.
 ///
 /// # Errors
 ///
 /// Names the line: malformed JSON, not an object, a missing field, a field that is not a string, not UTF-8.
-pub fn read(path: &Path, field: &str, on_document: &mut OnDocument<'_>) -> Result<()> {
+pub fn read(path: &Path, field: &str, on_bytes: &mut OnBytes<'_>, on_document: &mut OnDocument<'_>) -> Result<()> {
     let name = path.display();
     let file = File::open(path).with_context(|| format!("cannot open {name}"))?;
     let reader = BufReader::with_capacity(1 << 20, file);
     text::each_line(reader, &name.to_string(), MAX_LINE, |number, line| {
+        on_bytes(line.as_bytes())?;
+        on_bytes(b"\n")?;
         if line.trim().is_empty() {
             return Ok(());
         }
@@ -65,7 +67,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(file.path(), content).expect("writes");
         let mut out = Vec::new();
-        read(file.path(), field, &mut |text| {
+        read(file.path(), field, &mut |_| Ok(()), &mut |text| {
             out.push(text.to_string());
             Ok(())
         })?;

@@ -6,17 +6,22 @@ use anyhow::Result;
 use bitnet_infer::engine::MappedFile;
 use bitnet_model::files::text;
 
-use crate::data::source::OnDocument;
+use crate::data::source::{OnBytes, OnDocument};
 
-/// Calls `on_document` with the file's text, mapped rather than read.
+/// Calls `on_bytes` with all bytes of the file in pieces, then `on_document` with its text, mapped rather than read.
 ///
 /// # Errors
 ///
-/// A file that is not UTF-8, with the offset of the first wrong byte and whether it looks like a binary file.
-pub fn read(path: &Path, on_document: &mut OnDocument<'_>) -> Result<()> {
+/// A file that is not UTF-8, with the offset of the first wrong byte and whether it looks like a binary file; what is called may
+/// return others.
+pub fn read(path: &Path, on_bytes: &mut OnBytes<'_>, on_document: &mut OnDocument<'_>) -> Result<()> {
     let file = MappedFile::open(path)?;
+    file.bytes().chunks(PIECE).try_for_each(on_bytes)?;
     on_document(text::utf8(file.bytes(), &path.display().to_string())?)
 }
+
+/// Bytes that are told of together.
+const PIECE: usize = 1 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -27,7 +32,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(file.path(), bytes).expect("writes");
         let mut out = String::new();
-        read(file.path(), &mut |text| {
+        read(file.path(), &mut |_| Ok(()), &mut |text| {
             out.push_str(text);
             Ok(())
         })?;
