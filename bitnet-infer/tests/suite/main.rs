@@ -6,11 +6,15 @@ mod command_line;
 mod common;
 mod consistency;
 mod conversions;
+#[path = "../../../bitnet-model/tests/suite/data_folder.rs"]
+mod data_folder;
 #[path = "../../../bitnet-model/tests/suite/gguf_file.rs"]
 mod gguf_file;
 mod heads;
 mod key_values;
 mod memory;
+#[path = "../../../bitnet-model/tests/suite/pytorch.rs"]
+mod pytorch;
 mod reference_parity;
 mod round_trips;
 mod schemes;

@@ -6,7 +6,9 @@ use bitnet_infer::engine::{self, KvCache, LogitsFor, argmax};
 use bitnet_infer::kernels;
 use bitnet_model::files::tensors::{Dtype, TensorFile};
 
-use crate::common::{assert_close, compare, reference, reference_models};
+use crate::common::{assert_close, compare, reference};
+use crate::data_folder::shared;
+use crate::pytorch::{self, Figures, distance};
 
 const MODELS: [&str; 4] = ["master", "packed", "packed-llama", "float-llama"];
 const SEQUENCES: usize = 2;
@@ -35,9 +37,34 @@ impl Expected {
     }
 }
 
+/// Read at once and token by token: no value of these models is rounded another way for a float that differs in its last bit.
+#[test]
+fn logits_of_models_in_the_repository_are_those_of_pytorch() {
+    let figures = Figures::read();
+    let tokens = figures.tokens();
+    for name in ["bitnet", "llama"] {
+        let expected = figures.floats(&format!("{name}.logits"));
+        for kernel in kernels::supported() {
+            let model = engine::open(&pytorch::folder().join(name), kernel).expect("loads").model;
+            let (mut at_once, mut one_by_one) = (Vec::new(), Vec::new());
+            for tokens in tokens.chunks(pytorch::LENGTH) {
+                let mut cache = KvCache::new(model.config(), pytorch::LENGTH).expect("fits");
+                at_once.extend(model.forward(tokens, &mut cache, LogitsFor::All).expect("runs"));
+                let mut cache = KvCache::new(model.config(), pytorch::LENGTH).expect("fits");
+                for token in tokens {
+                    one_by_one.extend(model.forward(&[*token], &mut cache, LogitsFor::Last).expect("runs"));
+                }
+            }
+            let errors = [distance(&at_once, &expected), distance(&one_by_one, &expected)];
+            println!("{name} on {}: {errors:.1e?}", kernel.name);
+            assert!(errors.iter().all(|&error| error < 1e-5), "{name} on {}: {errors:?}", kernel.name);
+        }
+    }
+}
+
 #[test]
 fn logits_are_those_of_pytorch_and_of_the_reference() {
-    let Some(folder) = reference_models() else { return };
+    let Some(folder) = shared("reference-model") else { return };
     let expected = Expected::read(&folder);
     let tokens = expected.tokens("tokens", &[SEQUENCES, LENGTH]);
     for name in MODELS {
@@ -60,7 +87,7 @@ fn logits_are_those_of_pytorch_and_of_the_reference() {
 
 #[test]
 fn greedy_tokens_are_those_of_pytorch() {
-    let Some(folder) = reference_models() else { return };
+    let Some(folder) = shared("reference-model") else { return };
     let expected = Expected::read(&folder);
     for name in MODELS {
         let greedy = expected.tokens(&format!("{name}.greedy"), &[32]);

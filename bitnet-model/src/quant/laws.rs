@@ -17,8 +17,12 @@ fn quantized(scheme: &dyn WeightScheme, weights: &[f32], rows: usize) -> (Vec<i8
 }
 
 fn check_weight_laws(scheme: &dyn WeightScheme, weights: &[f32], rows: usize) {
+    // What the codes' memory held before plays no part either.
+    let mut other = vec![77; weights.len()];
+    let other_scales = scheme.quantize(weights, rows, &mut other);
+    let again = (other, other_scales);
     let (codes, scales) = quantized(scheme, weights, rows);
-    assert_eq!((&codes, &scales), (&quantized(scheme, weights, rows).0, &scales), "deterministic");
+    assert_eq!((&codes, &scales), (&again.0, &again.1), "{}: two results for one matrix", scheme.name());
     let cols = weights.len() / rows;
     assert_eq!(scales.len(), scheme.granularity().scale_count(rows, cols));
     assert!(scales.iter().all(|s| s.is_finite() && *s > 0.0), "{}: scale {scales:?}", scheme.name());
@@ -29,7 +33,21 @@ fn check_weight_laws(scheme: &dyn WeightScheme, weights: &[f32], rows: usize) {
         let doubled: Vec<f32> = weights.iter().map(|w| w * 2.0).collect();
         let (codes_2, scales_2) = quantized(scheme, &doubled, rows);
         assert_eq!(codes, codes_2, "{}: equivariance", scheme.name());
-        assert!(scales.iter().zip(&scales_2).all(|(a, b)| a * 2.0 == *b));
+        let twice: Vec<f32> = scales.iter().map(|scale| scale * 2.0).collect();
+        assert_eq!(twice, scales_2, "{}: equivariance", scheme.name());
+    }
+    // Where zero is a code, each weight has the nearest one under its scale (binary looks at the centred weight instead).
+    if scheme.is_code(0) {
+        let (low, high) = scheme.code_range();
+        let per_row = scales.len() / rows;
+        for (i, (&w, &code)) in weights.iter().zip(&codes).enumerate() {
+            let column_group = i % cols / scheme.granularity().group_cols().unwrap_or(cols);
+            let scale = if scales.len() == 1 { scales[0] } else { scales[i / cols * per_row + column_group] };
+            let steps = f64::from(w) / f64::from(scale);
+            let nearest = steps.clamp(f64::from(low), f64::from(high));
+            let distance = (nearest - f64::from(code)).abs();
+            assert!(distance < 0.5 + 1e-4, "{}: {w} of scale {scale} has code {code}", scheme.name());
+        }
     }
     let group = scheme.granularity().group_cols();
     let packed = PackedMatrix::pack_grouped(scheme.layout(), [rows, cols], group, &codes, scales)
@@ -80,8 +98,11 @@ proptest! {
 #[test]
 fn zero_and_constant_matrices_have_positive_scales() {
     for scheme in WEIGHT_SCHEMES.iter().chain(GROUPED_SCHEMES) {
-        for value in [0.0, 1e-9, -3.0] {
+        let limit = f32::from(scheme.code_range().1);
+        for (value, size) in [(0.0, 1e-5), (1e-9, 1e-5), (-3.0, 3.0)] {
             check_weight_laws(*scheme, &[value; 12], 3);
+            let (_, scales) = quantized(*scheme, &[value; 12], 3);
+            assert!(scales.iter().all(|scale| *scale == size / limit), "{}, {value}: {scales:?}", scheme.name());
         }
     }
 }

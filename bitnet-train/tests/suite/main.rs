@@ -5,6 +5,8 @@ mod bench;
 mod codes;
 mod commit;
 mod configs;
+#[path = "../../../bitnet-model/tests/suite/data_folder.rs"]
+mod data_folder;
 mod definitions;
 mod end_to_end;
 mod gradients;
@@ -12,7 +14,12 @@ mod init_from;
 mod overfit;
 mod parity;
 mod passes;
+#[path = "../../../bitnet-model/tests/suite/pytorch.rs"]
+mod pytorch;
+mod pytorch_figures;
 mod reference_model;
 mod resume;
+mod slopes;
 mod support;
 mod tiny;
+mod whole;
