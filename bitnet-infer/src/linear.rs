@@ -247,6 +247,11 @@ impl Linear {
         Self { weights: Weights::Codes { matrix, scales: vec![1.0] } }
     }
 
+    /// Whether the weights are codes and not floats.
+    pub fn is_coded(&self) -> bool {
+        !matches!(self.weights, Weights::Floats(_))
+    }
+
     /// Output features.
     pub fn rows(&self) -> usize {
         match &self.weights {

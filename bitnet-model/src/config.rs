@@ -1,7 +1,9 @@
 //! The model's configuration: the fields of a Hugging Face `config.json` of a BitNet, validated.
 
+mod defaults;
 mod json;
 mod rope;
+mod unread;
 
 use std::fmt;
 use std::path::Path;

@@ -12,6 +12,8 @@
 pub mod config;
 pub mod error;
 pub mod files;
+pub mod finite;
+pub mod oddities;
 pub mod packed;
 pub mod quant;
 pub mod reference;

@@ -10,6 +10,7 @@
 use crate::config::{HiddenAct, ModelConfig, rope_frequency};
 use crate::error::Result;
 use crate::files::hugging_face::WeightReader;
+use crate::files::source::WeightSource;
 use crate::files::tensors::TensorFile;
 use crate::quant::{ActivationScheme, add_group, rescale};
 use crate::weights::{FloatMatrix, LayerWeights, LinearWeights};
@@ -32,6 +33,7 @@ impl Reference {
         let reader = WeightReader::new(&config, file);
         let (embedding, head, final_norm) = (reader.embedding()?, reader.head()?, reader.final_norm()?);
         let layers = (0..config.num_hidden_layers).map(|i| reader.layer(i)).collect::<Result<_>>()?;
+        let config = reader.config().clone();
         Ok(Self { config, embedding, head, final_norm, layers })
     }
 

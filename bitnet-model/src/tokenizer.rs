@@ -1,18 +1,28 @@
 //! Text to token ids and back: the `tokenizers` crate behind one small type.
 
+mod decoding;
+mod numbering;
+mod stream;
+
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::files;
 
+use decoding::Decoding;
+pub use stream::TextStream;
+
 /// A tokenizer loaded from a `tokenizer.json`.
+///
+/// Its ids are those that the file states, which may leave gaps.
 #[derive(Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     origin: String,
-    spelling: Spelling,
+    decoding: Decoding,
     /// Added tokens by id: they are spelled as the text they stand for.
     added: BTreeMap<u32, AddedToken>,
 }
@@ -23,15 +33,16 @@ struct AddedToken {
     special: bool,
 }
 
-/// How the spelling of a token says which bytes it stands for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Spelling {
-    /// A character for each byte, as GPT-2 has them.
-    ByteLevel,
-    /// Text with U+2581 for a space, and `<0x0A>` for a byte.
-    SentencePiece,
-    /// The text itself.
-    Plain,
+impl fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tokenizer").field("origin", &self.origin).finish_non_exhaustive()
+    }
+}
+
+/// A token as a text shows it.
+struct Shown {
+    text: String,
+    is_added: bool,
 }
 
 impl Tokenizer {
@@ -43,25 +54,23 @@ impl Tokenizer {
         Self::from_bytes(&files::read_ordinary(path, 64 << 20)?, &path.display().to_string())
     }
 
-    /// Parses the bytes of a `tokenizer.json`; `origin` names them in errors.
+    /// Parses the bytes of a `tokenizer.json`; `origin` names them in errors. Added tokens have the ids that it states.
     ///
     /// # Errors
     /// If they are no tokenizer.
     pub fn from_bytes(bytes: &[u8], origin: &str) -> Result<Self> {
         let fail = |e| Error::Tokenizer { origin: origin.into(), reason: format!("does not load: {e}") };
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(fail)?;
+        let refused = |reason| Error::Tokenizer { origin: origin.into(), reason };
+        let mut inner = numbering::load(files::text::content(bytes, origin)?).map_err(refused)?;
         // A file may ask for cut or filled-up texts, which would silently lose tokens here.
         inner.with_truncation(None).map_err(fail)?;
         inner.with_padding(None);
-        let decoder = inner.get_decoder().and_then(|decoder| serde_json::to_string(decoder).ok()).unwrap_or_default();
-        let spelling = match () {
-            () if decoder.contains("\"ByteLevel\"") => Spelling::ByteLevel,
-            () if decoder.contains("\"ByteFallback\"") || decoder.contains(SPACE) => Spelling::SentencePiece,
-            () => Spelling::Plain,
-        };
+        let decoder = inner.get_decoder().map_or(Ok(serde_json::Value::Null), serde_json::to_value);
+        let decoding = decoder.map_err(|e| e.to_string()).and_then(|decoder| Decoding::of(&decoder));
+        let decoding = decoding.map_err(refused)?;
         let added = inner.get_added_tokens_decoder().into_iter();
         let added = added.map(|(id, token)| (id, AddedToken { text: token.content, special: token.special })).collect();
-        Ok(Self { inner, origin: origin.into(), spelling, added })
+        Ok(Self { inner, origin: origin.into(), decoding, added })
     }
 
     /// Entries of the vocabulary, added tokens included: one more than the largest id, for some files leave gaps.
@@ -72,13 +81,17 @@ impl Tokenizer {
     /// Refuses a tokenizer whose ids do not fit the model's embedding.
     ///
     /// # Errors
-    /// Both numbers.
+    /// The last token, its id, and the rows of the embedding.
     pub fn check_fits(&self, config: &ModelConfig) -> Result<()> {
-        let (tokens, vocab) = (self.vocab_size(), config.vocab_size);
-        if tokens <= vocab {
+        let (ids, vocab) = (self.vocab_size(), config.vocab_size);
+        if ids <= vocab {
             return Ok(());
         }
-        let reason = format!("has {tokens} tokens, which do not fit the model's embedding of {vocab}");
+        let last = ids - 1;
+        let token = u32::try_from(last).ok().and_then(|id| self.text_of(id)).unwrap_or_default();
+        let token = token.escape_debug();
+        let reason =
+            format!("has the token `{token}` with id {last}, which is beyond the model's embedding of {vocab}");
         Err(Error::Tokenizer { origin: self.origin.clone(), reason })
     }
 
@@ -95,7 +108,8 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// The text of `ids`. Special tokens are left out; bytes that are no UTF-8 become U+FFFD.
+    /// The text of `ids`. Special tokens are left out. Bytes that are no UTF-8 become U+FFFD by Unicode's rule, one for each
+    /// longest part that a character could begin with.
     ///
     /// # Errors
     /// If the tokenizer's decoder fails.
@@ -112,9 +126,42 @@ impl Tokenizer {
     }
 
     fn decoded(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        self.inner
-            .decode(ids, skip_special)
-            .map_err(|e| Error::Tokenizer { origin: self.origin.clone(), reason: format!("cannot decode: {e}") })
+        if let Decoding::Neighbours = self.decoding {
+            return self.by_library(ids, skip_special);
+        }
+        let mut stream = TextStream::begin(self, &[], skip_special)?;
+        let mut text = String::new();
+        for &id in ids {
+            text.push_str(&stream.push(id)?);
+        }
+        text.push_str(&stream.finish());
+        Ok(text)
+    }
+
+    fn by_library(&self, ids: &[u32], skip_special: bool) -> Result<String> {
+        // Some of its decoders count on a token.
+        if ids.iter().all(|&id| self.shown(id, skip_special).is_none()) {
+            return Ok(String::new());
+        }
+        self.inner.decode(ids, skip_special).map_err(|e| self.cannot_decode(&e.to_string()))
+    }
+
+    fn cannot_decode(&self, reason: &str) -> Error {
+        Error::Tokenizer { origin: self.origin.clone(), reason: format!("cannot decode: {reason}") }
+    }
+
+    /// The token behind an id, if a text shows it.
+    fn shown(&self, id: u32, skip_special: bool) -> Option<Shown> {
+        let added = self.added.get(&id);
+        if skip_special && added.is_some_and(|token| token.special) {
+            return None;
+        }
+        let text = match added {
+            Some(token) if self.decoding.is_byte_level() => token.text.clone(),
+            // Of an added token, what the normalizer makes of it: the steps of a decoder undo that.
+            _ => self.inner.id_to_token(id)?,
+        };
+        Some(Shown { text, is_added: added.is_some() })
     }
 
     /// The special tokens: what a text from outside must not be able to write.
@@ -122,90 +169,23 @@ impl Tokenizer {
         self.added.iter().filter(|(_, token)| token.special).map(|(&id, token)| (id, token.text.as_str()))
     }
 
-    /// The bytes that a token stands for, which need not be whole characters; none for an id that is no token.
+    /// The bytes that a token stands for in the middle of a text, which need not be whole characters; none for an id that is
+    /// no token.
     pub fn bytes_of(&self, id: u32) -> Vec<u8> {
-        if let Some(token) = self.added.get(&id) {
-            return token.text.clone().into_bytes();
-        }
-        let Some(spelled) = self.text_of(id) else { return Vec::new() };
-        match self.spelling {
-            Spelling::Plain => spelled.into_bytes(),
-            Spelling::SentencePiece => {
-                let hex = spelled.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
-                match hex.filter(|hex| hex.len() == 2).and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-                    Some(byte) => vec![byte],
-                    None => spelled.replace(SPACE, " ").into_bytes(),
-                }
-            }
-            Spelling::ByteLevel => {
-                let bytes = spelled.chars().map(byte_of).collect::<Option<Vec<u8>>>();
-                bytes.unwrap_or_else(|| spelled.into_bytes())
-            }
+        let Some(Shown { text, is_added }) = self.shown(id, false) else { return Vec::new() };
+        match &self.decoding {
+            Decoding::Bytes(steps) => steps.bytes_inside(text, is_added),
+            Decoding::Neighbours => text.into_bytes(),
         }
     }
 
     /// The spelling of a token.
     pub fn text_of(&self, id: u32) -> Option<String> {
-        self.inner.id_to_token(id)
+        self.added.get(&id).map(|token| token.text.clone()).or_else(|| self.inner.id_to_token(id))
     }
 
     /// The id of a token by its exact spelling.
     pub fn id_of(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
-    }
-}
-
-/// The byte that GPT-2 spells as `letter`: printable ones as themselves, the others in order from U+0100 on.
-fn byte_of(letter: char) -> Option<u8> {
-    let printable = |byte: u8| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
-    match u32::from(letter) {
-        code @ 0..=0xff => u8::try_from(code).ok().filter(|&byte| printable(byte)),
-        code => (0..=255u8).filter(|&byte| !printable(byte)).nth(code as usize - 0x100),
-    }
-}
-
-/// SentencePiece's space.
-const SPACE: char = '\u{2581}';
-
-/// Turns a growing list of ids into text piece by piece, holding back what may still change.
-///
-/// A token may hold half a character, and a decoder may join neighbours; so the text of a small window is decoded again
-/// each time and only what is new and complete is given out.
-pub struct TextStream<'a> {
-    tokenizer: &'a Tokenizer,
-    ids: Vec<u32>,
-    window_start: usize,
-    window_printed: usize,
-}
-
-impl<'a> TextStream<'a> {
-    /// A stream that follows `context` (the prompt's ids), whose text is not repeated.
-    ///
-    /// # Errors
-    /// If the tokenizer's decoder fails.
-    pub fn new(tokenizer: &'a Tokenizer, context: &[u32]) -> Result<Self> {
-        // A few tokens of context suffice: decoders look at their neighbours only.
-        let ids = context[context.len().saturating_sub(8)..].to_vec();
-        let window_printed = tokenizer.decode(&ids)?.len();
-        Ok(Self { tokenizer, ids, window_start: 0, window_printed })
-    }
-
-    /// Adds a token and returns the text that became certain (possibly none).
-    ///
-    /// # Errors
-    /// If the tokenizer's decoder fails.
-    pub fn push(&mut self, id: u32) -> Result<String> {
-        self.ids.push(id);
-        let text = self.tokenizer.decode(&self.ids[self.window_start..])?;
-        if text.ends_with('\u{fffd}') && self.ids.len() - self.window_start < 32 {
-            return Ok(String::new());
-        }
-        let fresh = text.get(self.window_printed..).unwrap_or_default().to_owned();
-        self.window_printed = text.len();
-        if self.ids.len() - self.window_start >= 32 {
-            self.window_start = self.ids.len() - 8;
-            self.window_printed = self.tokenizer.decode(&self.ids[self.window_start..])?.len();
-        }
-        Ok(fresh)
     }
 }

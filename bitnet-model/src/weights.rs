@@ -2,6 +2,7 @@
 
 use half::{bf16, f16};
 
+use crate::finite;
 use crate::packed::PackedMatrix;
 
 /// Numbers of a float matrix in the type they were stored in.
@@ -31,6 +32,15 @@ impl FloatType {
     /// Bytes of a number.
     pub fn byte_count(self) -> usize {
         if self == Self::F32 { 4 } else { 2 }
+    }
+
+    /// The nearest number of this type.
+    pub fn round(self, value: f32) -> f32 {
+        match self {
+            Self::F32 => value,
+            Self::F16 => f16::from_f32(value).to_f32(),
+            Self::Bf16 => bf16::from_f32(value).to_f32(),
+        }
     }
 
     /// The name used in reports.
@@ -67,6 +77,24 @@ impl FloatMatrix {
             FloatType::Bf16 => FloatData::Bf16(values.iter().map(|&v| bf16::from_f32(v)).collect()),
         };
         Self { rows, cols, data }
+    }
+
+    /// As [`FloatMatrix::new`], of numbers that come from outside.
+    ///
+    /// # Errors
+    /// A sentence that names the first number that is not finite, or would not be in `float_type`.
+    ///
+    /// # Panics
+    /// As [`FloatMatrix::new`].
+    pub fn rounded(rows: usize, cols: usize, values: &[f32], float_type: FloatType) -> Result<Self, String> {
+        finite::check(values)?;
+        match values.iter().position(|&value| !float_type.round(value).is_finite()) {
+            Some(index) => {
+                let (value, name) = (values[index], float_type.name());
+                Err(format!("holds {value:e} at element {index}, which is too large for {name}"))
+            }
+            None => Ok(Self::new(rows, cols, values, float_type)),
+        }
     }
 
     /// The type of the stored numbers.

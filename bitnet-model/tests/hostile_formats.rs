@@ -188,8 +188,14 @@ fn headers_that_cannot_be_are_refused_with_their_reason() {
         (header(3, 0, 1, &key("key", 9, &array(4, 1 << 62, &[0; 8]))), "the length of the array `key`"),
         (header(3, 0, 1, &key("key", 9, &array(8, 9, &[0; 8]))), "the length of the array `key` 9"),
         (header(3, 0, 2, &[key("key", 4, &[0; 4]), key("key", 4, &[0; 4])].concat()), "`key` is there twice"),
-        (header(3, 0, 1, &key("general.alignment", 4, &24u32.to_le_bytes())), "expected a power of two from 8"),
-        (header(3, 0, 1, &key("general.alignment", 4, &0u32.to_le_bytes())), "expected a power of two from 8"),
+        (
+            header(3, 0, 1, &key("general.alignment", 4, &24u32.to_le_bytes())),
+            "expected an integer that is a power of two from 8",
+        ),
+        (
+            header(3, 0, 1, &key("general.alignment", 4, &0u32.to_le_bytes())),
+            "expected an integer that is a power of two from 8",
+        ),
         (one(tensor("t", &[1, 1, 1, 1, 1], 0, 0)), "tensor `t` has 5 dimensions"),
         (one(tensor("t", &[0, 4], 0, 0)), "tensor `t` has a dimension of 0"),
         (

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, anyhow};
 use bitnet_model::ModelConfig;
 use bitnet_model::config::Storage;
 use bitnet_model::files::hugging_face::{self, ModelParts, quantize};
+use bitnet_model::oddities;
 use bitnet_model::weights::{FloatMatrix, FloatType, LayerWeights, LinearWeights};
 
 use crate::nn::parameters::Parameters;
@@ -15,7 +16,7 @@ use crate::nn::parameters::Parameters;
 /// `config` is the trainer's (latent) configuration; the parts carry its packed one.
 ///
 /// # Errors
-/// If a parameter is missing or its weights are not finite.
+/// If a parameter is missing, or holds a number that is not finite, or not in `float_type`: its name, and where.
 pub fn pack(
     config: &ModelConfig,
     parameters: &Parameters,
@@ -23,13 +24,11 @@ pub fn pack(
 ) -> Result<(ModelConfig, PackedParts)> {
     let mut packed_config = config.clone();
     packed_config.storage = if config.quantization.weight.is_some() { Storage::Packed } else { Storage::Float };
-    let table = |name: &str| -> Result<FloatMatrix> {
-        Ok(FloatMatrix::new(config.vocab_size, config.hidden_size, &parameters.values(name)?, float_type))
-    };
+    let table = |name: &str| floats(parameters, name, config.vocab_size, float_type);
     let parts = PackedParts {
         embedding: table("model.embed_tokens.weight")?,
         head: if config.tie_word_embeddings { None } else { Some(table("lm_head.weight")?) },
-        final_norm: rounded(parameters.values("model.norm.weight")?, float_type),
+        final_norm: floats(parameters, "model.norm.weight", 1, float_type)?.to_f32(),
         layers: (0..config.num_hidden_layers)
             .map(|layer| pack_layer(config, parameters, layer, float_type))
             .collect::<Result<_>>()?,
@@ -53,7 +52,7 @@ impl PackedParts {
     }
 }
 
-/// Writes a model folder in Hugging Face's BitNet layout, all or nothing.
+/// Writes a model folder in Hugging Face's BitNet layout, all or nothing. Returns what looks wrong in it, a sentence each.
 ///
 /// # Errors
 /// As [`pack`], or if the folder cannot be written; an earlier folder at `path` is then untouched.
@@ -63,14 +62,20 @@ pub fn export(
     parameters: &Parameters,
     float_type: FloatType,
     tokenizer_json: Vec<u8>,
-) -> Result<()> {
+) -> Result<Vec<String>> {
     let (packed_config, parts) = pack(config, parameters, float_type)?;
-    Ok(hugging_face::write(path, &parts.into_model_parts(&packed_config, Some(tokenizer_json)))?)
+    let blocks = parts.layers.iter().enumerate();
+    let odd = blocks.flat_map(|(layer, weights)| oddities::of_block(&packed_config, layer, weights)).collect();
+    hugging_face::write(path, &parts.into_model_parts(&packed_config, Some(tokenizer_json)))?;
+    Ok(odd)
 }
 
-/// Norms have the type of all floats of a model: other programs cannot multiply one type with another.
-fn rounded(values: Vec<f32>, float_type: FloatType) -> Vec<f32> {
-    FloatMatrix::new(1, values.len(), &values, float_type).to_f32()
+/// A parameter of `rows` rows in the type of all floats of a model, norms too: other programs cannot multiply one type with
+/// another.
+fn floats(parameters: &Parameters, name: &str, rows: usize, float_type: FloatType) -> Result<FloatMatrix> {
+    let values = parameters.values(name)?;
+    let rounded = FloatMatrix::rounded(rows, values.len() / rows.max(1), &values, float_type);
+    rounded.map_err(|reason| anyhow!("parameter `{name}` {reason}"))
 }
 
 fn pack_layer(
@@ -79,19 +84,16 @@ fn pack_layer(
     layer: usize,
     float_type: FloatType,
 ) -> Result<LayerWeights> {
-    let values = |name: &str| parameters.values(&format!("model.layers.{layer}.{name}.weight"));
-    let norm = |name| Ok::<_, anyhow::Error>(rounded(values(name)?, float_type));
+    let full = |name: &str| format!("model.layers.{layer}.{name}.weight");
+    let norm = |name| Ok::<_, anyhow::Error>(floats(parameters, &full(name), 1, float_type)?.to_f32());
     let sub_norm = |name| config.sub_norms.then(|| norm(name)).transpose();
     let linear = |(name, rows, cols): (&str, usize, usize)| -> Result<LinearWeights> {
-        let latent = values(name)?;
-        Ok(match config.quantization.weight {
-            Some(scheme) => LinearWeights::Packed(
-                quantize(scheme, &latent, rows, cols)
-                    .map_err(anyhow::Error::msg)
-                    .with_context(|| format!("model.layers.{layer}.{name}.weight"))?,
-            ),
-            None => LinearWeights::Float(FloatMatrix::new(rows, cols, &latent, float_type)),
-        })
+        let name = full(name);
+        let Some(scheme) = config.quantization.weight else {
+            return Ok(LinearWeights::Float(floats(parameters, &name, rows, float_type)?));
+        };
+        let packed = quantize(scheme, &parameters.values(&name)?, rows, cols);
+        Ok(LinearWeights::Packed(packed.map_err(|reason| anyhow!("parameter `{name}` {reason}"))?))
     };
     let [q, k, v, o, gate, up, down] = config.projections();
     Ok(LayerWeights {

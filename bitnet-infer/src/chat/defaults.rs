@@ -1,9 +1,9 @@
 //! How a model asks to be sampled: its `generation_config.json`.
 
 use bitnet_model::files::hugging_face::GENERATION_FILE;
-use bitnet_model::files::read_bounded;
+use bitnet_model::files::text;
 
-use crate::engine::{Error, ModelFiles, Result, SamplerConfig};
+use crate::engine::{ModelFiles, Result, SamplerConfig};
 
 /// What a `generation_config.json` says of sampling and of the end of a text. Whatever it does not say is `None`.
 #[derive(Clone, Debug, Default, PartialEq, serde::Deserialize)]
@@ -39,8 +39,7 @@ impl GenerationDefaults {
         let Some(path) = files.folder().map(|folder| folder.join(GENERATION_FILE)).filter(|path| path.exists()) else {
             return Ok(Self::default());
         };
-        let bytes = read_bounded(&path, 1 << 20)?;
-        serde_json::from_slice(&bytes).map_err(|e| Error::Input(format!("{}: {e}", path.display())))
+        Ok(text::read_json(&path, 1 << 20)?)
     }
 
     /// Tokens that end a text.

@@ -12,7 +12,7 @@ mod template;
 use std::path::Path;
 
 use bitnet_model::ModelConfig;
-use bitnet_model::files::read_bounded;
+use bitnet_model::files::text;
 use bitnet_model::tokenizer::Tokenizer;
 
 use crate::engine::{Error, ModelFiles, Result};
@@ -232,10 +232,7 @@ fn named_template(named: &str) -> Result<(String, String, Vec<String>)> {
         let names = names.join(", ");
         return Err(Error::Input(format!("chat template `{named}`: expected one of {names}, or a file")));
     }
-    let bytes = read_bounded(path, LARGEST_TEMPLATE)?;
-    let source = String::from_utf8(bytes)
-        .map_err(|e| Error::Input(format!("{named}: is not UTF-8 from byte {} on", e.utf8_error().valid_up_to())))?;
-    Ok((named.to_owned(), source, Vec::new()))
+    Ok((named.to_owned(), text::read(path, LARGEST_TEMPLATE)?, Vec::new()))
 }
 
 /// Spellings with which published models end a turn.

@@ -32,6 +32,8 @@ impl Template {
     /// # Errors
     /// Where it is not one.
     pub fn new(source: String) -> Result<Self, TemplateError> {
+        // Jinja writes one kind of line end, whatever the template has.
+        let source = source.replace("\r\n", "\n").replace('\r', "\n");
         let mut environment = Environment::new();
         // transformers.utils.chat_template_utils: `trim_blocks=True, lstrip_blocks=True`, loop controls.
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();

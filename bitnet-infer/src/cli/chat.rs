@@ -83,7 +83,7 @@ const HELP: &str = "\
 /// If the model does not load or knows no chats.
 pub fn run(args: &Args, opening: Opening) -> Result<()> {
     let files = ModelFiles::open(&args.model, opening.gguf)?;
-    let loaded = engine::open_files(&files, opening.arrangement)?.with_head(args.head);
+    let loaded = opening.load(&files)?.with_head(args.head);
     let (config, tokenizer) = (loaded.model.config(), loaded.require_tokenizer()?);
     let Some(format) = ChatFormat::of(&files, config, tokenizer, args.chat_template.as_deref())? else {
         bail!("{}: has no chat template: name one with --chat-template (plain suits most)", args.model.display());

@@ -14,6 +14,7 @@ use bitnet_infer::engine::ModelFiles;
 use bitnet_infer::eval::memory::peak_memory;
 
 use bitnet_model::files::gguf::{GgufOptions, I2sLayout};
+use bitnet_model::files::source::WARNING;
 
 use super::{Opening, output};
 
@@ -141,7 +142,7 @@ fn report(args: &Args, format: &str, outcome: &Outcome) -> String {
             price.as_ref().map(|price| format!("price         {}\n", distance(price, " from the source as it is"))),
         );
     }
-    text.extend(conversion.notes.iter().map(|note| match note.strip_prefix("warning: ") {
+    text.extend(conversion.notes.iter().map(|note| match note.strip_prefix(WARNING) {
         Some(warning) => format!("warning: {warning}\n"),
         None => format!("note: {note}\n"),
     }));

@@ -112,6 +112,9 @@ impl Args {
                 }
                 if text.ends_with('\n') {
                     text.pop();
+                    if text.ends_with('\r') {
+                        text.pop();
+                    }
                 }
                 Ok(text)
             }

@@ -23,6 +23,7 @@ use bitnet_infer::engine::{self, Arrangement, LoadedModel, ModelFiles};
 use bitnet_infer::hub;
 use bitnet_infer::kernels::{self as table, Kernel, Ternary};
 use bitnet_model::files::gguf::{GgufOptions, I2sLayout};
+use bitnet_model::files::source::WARNING;
 
 /// Runs packed 1-bit and 1.58-bit language models.
 #[derive(Parser)]
@@ -150,7 +151,17 @@ impl Opening {
 
     /// A model in memory.
     fn open(self, model: &Path) -> Result<LoadedModel> {
-        Ok(engine::open_files(&self.files(model)?, self.arrangement)?)
+        self.load(&self.files(model)?)
+    }
+
+    /// The same of files that are open. What looks wrong in them is said on stderr.
+    fn load(self, files: &ModelFiles) -> Result<LoadedModel> {
+        let loaded = engine::open_files(files, self.arrangement)?;
+        for warning in &loaded.warnings {
+            // With stderr gone there is nobody left to tell.
+            let _ = writeln!(io::stderr(), "{WARNING}{warning}");
+        }
+        Ok(loaded)
     }
 }
 

@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use bitnet_model::files::text;
 use serde::Serialize;
 
 /// Writes to stdout; a closed pipe is an error, not a panic.
@@ -53,10 +54,7 @@ pub fn read_text(source: impl Read, origin: &str) -> Result<String> {
     if bytes.len() as u64 > TEXT_LIMIT {
         bail!("{origin}: is longer than {TEXT_LIMIT} bytes");
     }
-    String::from_utf8(bytes).map_err(|e| {
-        let offset = e.utf8_error().valid_up_to();
-        anyhow::anyhow!("{origin}: is not UTF-8 text: the byte at offset {offset} is {:#04x}", e.as_bytes()[offset])
-    })
+    Ok(text::owned(bytes, origin)?)
 }
 
 /// Reads a text file, which must not be empty.

@@ -1,9 +1,10 @@
 //! `bitnet-infer score`.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
+use bitnet_model::files::text;
 use serde::{Deserialize, Serialize};
 
 use bitnet_infer::engine::{HeadFormat, KvType, LoadedModel};
@@ -70,23 +71,16 @@ pub fn run(args: &Args, opening: Opening) -> Result<()> {
         }
         None => ("stdin".into(), Box::new(io::stdin().lock())),
     };
-    let mut lines = BufReader::new(source);
     let mut out = io::stdout().lock();
-    for number in 1.. {
-        let mut line = Vec::new();
-        let read = (&mut lines).take(LONGEST_LINE + 1).read_until(b'\n', &mut line);
-        if read.with_context(|| format!("{origin}: cannot read"))? == 0 {
-            break;
-        }
-        let place = || format!("{origin}: line {number}");
-        if line.len() as u64 > LONGEST_LINE {
-            bail!("{}: is longer than {LONGEST_LINE} bytes", place());
-        }
-        let item: Item = serde_json::from_slice(&line).with_context(place)?;
+    text::each_line(BufReader::new(source), &origin, LONGEST_LINE, |number, line| {
+        let place = || format!("{origin}:{number}");
+        let item: Item =
+            serde_json::from_str(line).map_err(|e| anyhow!("{}: {}", place(), text::json_fault_in_line(&e)))?;
         let scored = score(&loaded, item, args.kv).with_context(place)?;
         serde_json::to_writer(&mut out, &scored)?;
         out.write_all(b"\n")?;
-    }
+        anyhow::Ok(())
+    })?;
     Ok(out.flush()?)
 }
 

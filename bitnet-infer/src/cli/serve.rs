@@ -113,7 +113,7 @@ const EXAMPLES: &str = "Examples:
 pub fn run(args: &Args, opening: Opening) -> Result<()> {
     log_to_stderr(&args.log)?;
     let files = ModelFiles::open(&args.model, opening.gguf)?;
-    let loaded = engine::open_files(&files, opening.arrangement)?.with_head(args.head);
+    let loaded = opening.load(&files)?.with_head(args.head);
     let config = loaded.model.config().clone();
     let tokenizer = loaded.require_tokenizer()?;
     let chat = ChatFormat::of(&files, &config, tokenizer, args.chat_template.as_deref())?;

@@ -13,12 +13,13 @@ use bitnet_model::files::hugging_face::{
 use bitnet_model::files::source::{TableBytes, TableView};
 use bitnet_model::files::stream::{PlannedTensor, safetensors_header};
 use bitnet_model::files::tensors::Dtype;
-use bitnet_model::files::{read_ordinary, write_folder_atomic, write_synced};
+use bitnet_model::files::{read_ordinary, text, write_folder_atomic, write_synced};
+use bitnet_model::oddities;
 use bitnet_model::weights::{FloatMatrix, FloatType, LinearWeights};
 
 use super::part::{
-    Produced, Sink, as_kind, codes_of, floats_of, io_error, masters_of, relative_error, tensor_error,
-    write_coded_table, write_projections, write_table,
+    Produced, Sink, as_kind, check_values, codes_of, floats_of, io_error, masters_of, relative_error, tensor_error,
+    warnings_of, write_coded_table, write_projections, write_table,
 };
 use super::{Conversion, HeadType, Job, Target};
 use crate::engine::{Error, Result};
@@ -136,18 +137,20 @@ fn write_weights(
     let mut sink = Sink { out: &mut out, path, written: 0, total, progress };
     sink.put(&header)?;
     let tied = job.config.tie_word_embeddings;
-    let table = |view: TableView, float_type, name, coded: bool, sink: &mut Sink| match coded {
-        true => write_coded_table(job, view, name, sink),
-        false => write_table(job, view, as_kind(float_type), name, sink),
+    let table = |view: TableView, float_type, coded: bool, sink: &mut Sink| match coded {
+        true => write_coded_table(job, view, sink),
+        false => write_table(job, view, as_kind(float_type), sink),
     };
-    table(job.weights.embedding_table()?, types.embedding, EMBEDDING, types.coded_head && tied, &mut sink)?;
-    sink.put(&norm(&job.weights.final_norm()?, types.norms))?;
+    table(job.weights.embedding_table()?, types.embedding, types.coded_head && tied, &mut sink)?;
+    let norm = |name: &str, values: &[f32]| norm(job, name, values, types.norms);
+    sink.put(&norm("model.norm.weight", &job.weights.final_norm()?)?)?;
     if let Some(head) = job.weights.head_table()? {
-        table(head, types.head, HEAD, types.coded_head, &mut sink)?;
+        table(head, types.head, types.coded_head, &mut sink)?;
     }
     let norms = |layer: usize, sink: &mut Sink| {
-        (0..job.config.norms().len())
-            .try_for_each(|index| sink.put(&norm(&job.weights.norm(layer, index)?, types.norms)))
+        job.config.norms().iter().enumerate().try_for_each(|(index, (name, _))| {
+            sink.put(&norm(&oddities::full_name(layer, name), &job.weights.norm(layer, index)?)?)
+        })
     };
     let produce = |layer, index| produce(job, types, layer, index);
     write_projections(job, &mut sink, done, norms, produce, |bytes, sink| sink.put(bytes))?;
@@ -208,19 +211,22 @@ fn produce(job: &Job, types: &Types, layer: usize, index: usize) -> Result<Produ
             }
             LinearWeights::Float(_) => None,
         };
-        return Ok(Produced { bytes: vec![floats_of(job, &name, &weights, kind)?], scale_error: rounded });
+        let bytes = vec![floats_of(job, &name, &weights, kind)?];
+        return Ok(Produced { bytes, scale_error: rounded, warnings: warnings_of(job, layer, index, &weights) });
     };
     if job.config.storage == Storage::Float {
+        let weights = job.weights.projection(layer, index)?;
+        let warnings = warnings_of(job, layer, index, &weights);
         if let Some(latent) = job.weights.latent(layer, index)? {
             let bytes = floats_of(job, &name, &LinearWeights::Float(latent), kind)?;
-            return Ok(Produced { bytes: vec![bytes], scale_error: Some(0.0) });
+            return Ok(Produced { bytes: vec![bytes], scale_error: Some(0.0), warnings });
         }
-        let weights = job.weights.projection(layer, index)?;
         let (masters, error) = masters_of(job, &name, codes_of(job, &name, &weights)?)?;
         let bytes = floats_of(job, &name, &LinearWeights::Float(masters), kind)?;
-        return Ok(Produced { bytes: vec![bytes], scale_error: Some(error) });
+        return Ok(Produced { bytes: vec![bytes], scale_error: Some(error), warnings });
     }
     let weights = job.weights.projection(layer, index)?;
+    let warnings = warnings_of(job, layer, index, &weights);
     let matrix = codes_of(job, &name, &weights)?;
     let expected = scheme.granularity().scale_count(rows, cols);
     if matrix.scales().len() != expected {
@@ -233,7 +239,7 @@ fn produce(job: &Job, types: &Types, layer: usize, index: usize) -> Result<Produ
     } else {
         matrix.repack(layout).map_err(|reason| tensor_error(job, &name, reason))?.bytes().to_vec()
     };
-    Ok(Produced { bytes: vec![codes, floats(matrix.scales())], scale_error: Some(0.0) })
+    Ok(Produced { bytes: vec![codes, floats(matrix.scales())], scale_error: Some(0.0), warnings })
 }
 
 /// The tokenizer, its template of chats, and what a folder has besides.
@@ -242,7 +248,8 @@ fn write_text_files(job: &Job, folder: &Path) -> Result<()> {
         for name in [TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE, CHAT_TEMPLATE_FILE, GENERATION_FILE] {
             let path = source.join(name);
             if path.exists() {
-                write_synced(&folder.join(name), &read_ordinary(&path, LARGEST_TEXT)?)?;
+                let bytes = read_ordinary(&path, LARGEST_TEXT)?;
+                write_synced(&folder.join(name), text::content(&bytes, &path.display().to_string())?)?;
             }
         }
     } else if let Some(json) = job.files.tokenizer_json()? {
@@ -303,10 +310,11 @@ fn config_json(job: &Job, types: &Types) -> Result<String> {
     Ok(serde_json::to_string_pretty(&json).map_err(fail)? + "\n")
 }
 
-fn norm(values: &[f32], float_type: FloatType) -> Vec<u8> {
+fn norm(job: &Job, name: &str, values: &[f32], float_type: FloatType) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
+    check_values(job, name, values, as_kind(float_type), 0)?;
     encode_row(as_kind(float_type), values, &mut bytes);
-    bytes
+    Ok(bytes)
 }
 
 fn floats(values: &[f32]) -> Vec<u8> {

@@ -7,14 +7,15 @@ use bitnet_model::config::{HiddenAct, RopeScaling, rope_frequency};
 use bitnet_model::files::AtomicFile;
 use bitnet_model::files::gguf::{
     CHAT_TEMPLATE, EOS_TOKENS, HUGGING_FACE_JSON, HeaderWriter, I2sLayout, NORMS, PROJECTIONS, PlannedTensor,
-    TensorType, TokenLists, config_keys, encode_codes, encode_row, pack_i2s,
+    TensorType, TokenLists, config_keys, encode_codes, encode_row, half_scale, pack_i2s,
 };
 use bitnet_model::files::source::{ROTATED, row_of_halves, rows_from};
 use bitnet_model::packed::PackedMatrix;
 use bitnet_model::weights::LinearWeights;
 
 use super::part::{
-    Produced, Sink, codes_of, floats_of, io_error, relative_error, tensor_error, write_projections, write_table,
+    Produced, Sink, codes_of, floats_of, io_error, relative_error, tensor_error, warnings_of, write_projections,
+    write_table,
 };
 use super::{Conversion, HeadType, Job};
 use crate::engine::{Error, Result};
@@ -81,7 +82,7 @@ fn table(job: &Job, name: &str, kind: TensorType, sink: &mut Sink) -> Result<()>
         _ => job.weights.embedding_table()?,
     };
     let before = sink.written;
-    write_table(job, view, kind, name, sink)?;
+    write_table(job, view, kind, sink)?;
     sink.put(&[0; 32][..PlannedTensor::padding(sink.written - before)])
 }
 
@@ -169,20 +170,21 @@ fn table_types(job: &Job) -> [TensorType; 2] {
 fn produce(job: &Job, kind: TensorType, layer: usize, index: usize) -> Result<Produced> {
     let name = format!("blk.{layer}.{}.weight", PROJECTIONS[index]);
     let mut weights = job.weights.projection(layer, index)?;
+    let warnings = warnings_of(job, layer, index, &weights);
     if !job.config.sub_norms && ROTATED.contains(&index) {
         // llama.cpp's LLaMA has the pairs of a head as neighbours.
         weights = rows_from(weights, |row| row_of_halves(row, job.config.head_dim));
     }
     if kind == TensorType::F16 {
         let error = match &weights {
-            LinearWeights::Packed(matrix) => Some(half_error(matrix)),
+            LinearWeights::Packed(matrix) => {
+                let held = matrix.scales().iter().try_for_each(|&scale| half_scale(scale).map(drop));
+                held.map_err(|reason| tensor_error(job, &name, reason))?;
+                Some(half_error(matrix))
+            }
             LinearWeights::Float(_) => None,
         };
-        // A scale that rounds to nothing would take all codes with it.
-        if error.is_some_and(|error| error >= 0.5) {
-            return Err(tensor_error(job, &name, "has a scale that is too small for f16"));
-        }
-        return Ok(Produced { bytes: vec![floats_of(job, &name, &weights, kind)?], scale_error: error });
+        return Ok(Produced { bytes: vec![floats_of(job, &name, &weights, kind)?], scale_error: error, warnings });
     }
     let matrix = codes_of(job, &name, &weights)?;
     if let Some(group) = matrix.group() {
@@ -196,7 +198,7 @@ fn produce(job: &Job, kind: TensorType, layer: usize, index: usize) -> Result<Pr
         };
         let bytes = pack_i2s(I2sLayout::Group128, matrix.rows(), matrix.cols(), &matrix.unpack(), *scale);
         let bytes = bytes.map_err(|reason| tensor_error(job, &name, reason))?;
-        return Ok(Produced { bytes: vec![bytes], scale_error: Some(0.0) });
+        return Ok(Produced { bytes: vec![bytes], scale_error: Some(0.0), warnings });
     }
     let (mut bytes, mut codes) = (Vec::new(), vec![0i8; matrix.cols()]);
     for row in 0..matrix.rows() {
@@ -204,7 +206,7 @@ fn produce(job: &Job, kind: TensorType, layer: usize, index: usize) -> Result<Pr
         encode_codes(kind, &codes, matrix.scale_of(row), &mut bytes)
             .map_err(|reason| tensor_error(job, &name, format!("{reason} (row {row})")))?;
     }
-    Ok(Produced { bytes: vec![bytes], scale_error: Some(half_error(matrix)) })
+    Ok(Produced { bytes: vec![bytes], scale_error: Some(half_error(matrix)), warnings })
 }
 
 /// How far the scales of a matrix are from half precision.

@@ -3,12 +3,12 @@
 use std::io::Write;
 use std::path::Path;
 
-use half::f16;
 use rayon::prelude::*;
 
 use bitnet_model::files::gguf::{TensorType, encode_row};
 use bitnet_model::files::hugging_face::quantize;
-use bitnet_model::files::source::{TableBytes, TableView, WeightSource, dequantized};
+use bitnet_model::files::source::{TableBytes, TableView, WARNING, WeightSource, dequantized};
+use bitnet_model::oddities;
 use bitnet_model::packed::PackedMatrix;
 use bitnet_model::quant::weight_scheme;
 use bitnet_model::weights::{FloatMatrix, FloatType, LinearWeights};
@@ -53,7 +53,7 @@ pub(super) fn as_kind(float_type: FloatType) -> TensorType {
 }
 
 /// Writes a table as `kind`, some rows at a time; as it stands where it is of that type already.
-pub(super) fn write_table(job: &Job, view: TableView, kind: TensorType, name: &str, sink: &mut Sink) -> Result<()> {
+pub(super) fn write_table(job: &Job, view: TableView, kind: TensorType, sink: &mut Sink) -> Result<()> {
     let rows = (TABLE_BYTES / (4 * view.cols)).max(1);
     let pieces = rows.div_ceil(rayon::current_num_threads()).max(1);
     for start in (0..view.rows).step_by(rows) {
@@ -65,7 +65,7 @@ pub(super) fn write_table(job: &Job, view: TableView, kind: TensorType, name: &s
                 let (mut values, mut bytes) = (vec![0f32; view.cols], Vec::new());
                 for row in first..end.min(first + pieces) {
                     view.row_to_f32(row, &mut values);
-                    check_values(job, name, &values, kind, row)?;
+                    check_values(job, view.name, &values, kind, row)?;
                     match view.data {
                         TableBytes::Floats(floats) if as_kind(floats.float_type) == kind => {
                             let row_bytes = view.cols * floats.float_type.byte_count();
@@ -86,7 +86,7 @@ pub(super) fn write_table(job: &Job, view: TableView, kind: TensorType, name: &s
 }
 
 /// Writes a table as 8-bit codes with a scale for each row, those that it has already where it is one; then the scales.
-pub(super) fn write_coded_table(job: &Job, view: TableView, name: &str, sink: &mut Sink) -> Result<()> {
+pub(super) fn write_coded_table(job: &Job, view: TableView, sink: &mut Sink) -> Result<()> {
     let scheme = weight_scheme("int8").ok().flatten().expect("in the table");
     let mut scales = Vec::with_capacity(4 * view.rows);
     let rows: Vec<usize> = (0..view.rows).collect();
@@ -100,7 +100,7 @@ pub(super) fn write_coded_table(job: &Job, view: TableView, name: &str, sink: &m
                 }
                 let (mut values, mut codes) = (vec![0f32; view.cols], vec![0i8; view.cols]);
                 view.row_to_f32(row, &mut values);
-                check_values(job, name, &values, TensorType::F32, row)?;
+                check_values(job, view.name, &values, TensorType::F32, row)?;
                 let scale = scheme.quantize(&values, 1, &mut codes)[0];
                 Ok((codes.into_iter().map(|code| code as u8).collect(), scale))
             })
@@ -115,20 +115,28 @@ pub(super) fn write_coded_table(job: &Job, view: TableView, name: &str, sink: &m
     sink.put(&scales)
 }
 
-/// Refuses what is not finite, and what would not be in half precision.
-fn check_values(job: &Job, name: &str, values: &[f32], kind: TensorType, row: usize) -> Result<()> {
-    let limit = if matches!(kind, TensorType::F32 | TensorType::Bf16) { f32::MAX } else { f16::MAX.to_f32() };
-    match values.iter().position(|value| value.is_nan() || value.abs() > limit) {
-        None => Ok(()),
-        Some(col) => {
-            let value = values[col];
-            Err(tensor_error(
-                job,
-                name,
-                format!("holds {value} at row {row}, column {col}, which {} cannot hold", kind.name()),
-            ))
-        }
-    }
+/// Refuses what is not finite, and what would not be once it is rounded to `kind`.
+pub(super) fn check_values(job: &Job, name: &str, values: &[f32], kind: TensorType, row: usize) -> Result<()> {
+    let held_in = match kind {
+        TensorType::F32 => FloatType::F32,
+        TensorType::Bf16 => FloatType::Bf16,
+        // The scales of blocks are f16, too.
+        _ => FloatType::F16,
+    };
+    let Some(col) = values.iter().position(|&value| !held_in.round(value).is_finite()) else { return Ok(()) };
+    let (value, kind) = (values[col], kind.name());
+    let reason = match value.is_finite() {
+        true => format!("holds {value:e} at row {row}, column {col}, which is too large for {kind}"),
+        false => format!("holds NaN or infinity at row {row}, column {col}"),
+    };
+    Err(tensor_error(job, name, reason))
+}
+
+/// What looks wrong in a projection of the source.
+pub(super) fn warnings_of(job: &Job, layer: usize, index: usize, weights: &LinearWeights) -> Vec<String> {
+    let config = job.weights.config();
+    let (name, ..) = config.projections()[index];
+    oddities::of_projection(config, &oddities::full_name(layer, name), weights)
 }
 
 /// A projection as floats of `kind`, row by row.
@@ -193,6 +201,8 @@ pub(super) struct Produced {
     pub bytes: Vec<Vec<u8>>,
     /// The largest relative error of a scale; `None` if it has no codes.
     pub scale_error: Option<f64>,
+    /// What looks wrong in it.
+    pub warnings: Vec<String>,
 }
 
 /// Produces all projections, as many at a time as the memory that a conversion may take allows, and writes them in order.
@@ -212,10 +222,15 @@ pub(super) fn write_projections(
     let at_once = (budget / (largest * 10).max(1)).clamp(1, rayon::current_num_threads());
     for layer in 0..job.config.num_hidden_layers {
         before_block(layer, sink)?;
+        for (index, (name, _)) in job.config.norms().iter().enumerate() {
+            let odd = oddities::of_norm(&oddities::full_name(layer, name), &job.weights.norm(layer, index)?);
+            done.notes.extend(odd.map(warning));
+        }
         for some in indices.chunks(at_once) {
             let produced: Vec<Result<Produced>> = some.par_iter().map(|&index| produce(layer, index)).collect();
             for produced in produced {
                 let produced = produced?;
+                done.notes.extend(produced.warnings.into_iter().map(warning));
                 if let Some(error) = produced.scale_error {
                     done.coded_projections += 1;
                     done.largest_scale_error = done.largest_scale_error.max(error);
@@ -228,6 +243,11 @@ pub(super) fn write_projections(
         }
     }
     Ok(())
+}
+
+/// How a note says that it is one.
+fn warning(text: String) -> String {
+    format!("{WARNING}{text}")
 }
 
 fn largest_tensor(weights: &dyn WeightSource) -> usize {

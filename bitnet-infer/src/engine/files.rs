@@ -12,7 +12,7 @@ use bitnet_model::files::hugging_face::{
 use bitnet_model::files::llama2c::{self, Llama2c};
 use bitnet_model::files::source::WeightSource;
 use bitnet_model::files::tensors::TensorFile;
-use bitnet_model::files::{names_in, read_ordinary};
+use bitnet_model::files::{mistaken, names_in, read_ordinary, text};
 use bitnet_model::tokenizer::Tokenizer;
 
 use super::error::{Error, Result};
@@ -45,9 +45,13 @@ impl ModelFiles {
             return Err(Error::Input(format!("{name}: no such model folder or file")));
         }
         if path.is_dir() {
-            return match (path.join(CONFIG_FILE).exists(), only_gguf(path)?) {
-                (false, Some(file)) => Self::open(&file, options),
-                _ => Self::open_folder(path, options),
+            if path.join(CONFIG_FILE).exists() {
+                return Self::open_folder(path, options);
+            }
+            return match &gguf_files(path)?[..] {
+                [] => Self::open_folder(path, options),
+                [only] => Self::open(&path.join(only), options),
+                several => Err(Error::Input(of_several(path, several))),
             };
         }
         let map = MappedFile::open(path)?;
@@ -56,6 +60,8 @@ impl ModelFiles {
             Format::Gguf
         } else if Llama2c::fits(bytes) {
             Format::Llama2c
+        } else if let Some(reason) = mistaken(bytes) {
+            return Err(Error::Input(format!("{name}: {reason}")));
         } else {
             return Err(Error::Input(format!(
                 "{name}: is a file, expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, a GGUF file, or a .bin of llama2.c"
@@ -146,7 +152,7 @@ impl ModelFiles {
         match &self.format {
             Format::Folder(..) => {
                 let path = self.path.join(TOKENIZER_FILE);
-                Ok(if path.exists() { Some(read_ordinary(&path, LARGEST_TOKENIZER)?) } else { None })
+                Ok(if path.exists() { Some(text::read(&path, LARGEST_TOKENIZER)?.into_bytes()) } else { None })
             }
             Format::Gguf => {
                 let file = GgufFile::parse(map.bytes(), name)?;
@@ -243,11 +249,30 @@ impl ModelFiles {
     }
 }
 
-/// The one file in GGUF of a folder.
-fn only_gguf(folder: &Path) -> Result<Option<PathBuf>> {
-    let mut found = names_in(folder)?.into_iter().filter(|name| name.ends_with(".gguf"));
-    let first = found.next();
-    Ok(first.filter(|_| found.next().is_none()).map(|name| folder.join(name)))
+/// The names of the files in GGUF of a folder.
+fn gguf_files(folder: &Path) -> Result<Vec<String>> {
+    Ok(names_in(folder)?.into_iter().filter(|name| name.ends_with(".gguf")).collect())
+}
+
+/// Why a folder with several files in GGUF, and no other model, is none that can be opened.
+fn of_several(folder: &Path, names: &[String]) -> String {
+    let part_of = |name: &String| {
+        let map = MappedFile::open(&folder.join(name)).ok()?;
+        GgufFile::parse(map.bytes(), name).ok()?.part()
+    };
+    let folder_name = folder.display();
+    match part_of(&names[0]) {
+        Some((_, parts)) => format!(
+            "{folder_name}: holds parts of a split model ({} of {parts} files in GGUF): join them with \
+             `llama-gguf-split --merge` of llama.cpp first",
+            names.len()
+        ),
+        None => {
+            let shown: Vec<_> = names.iter().take(4).map(String::as_str).collect();
+            let more = if names.len() > 4 { ", ..." } else { "" };
+            format!("{folder_name}: holds {} files in GGUF, name one of them: {}{more}", names.len(), shown.join(", "))
+        }
+    }
 }
 
 /// More than any tokenizer takes.

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use bitnet_model::files::gguf::GgufOptions;
 use bitnet_model::files::hugging_face::TOKENIZER_FILE;
-use bitnet_model::files::source::{TableBytes, TableView, WeightSource};
+use bitnet_model::files::source::{TableBytes, TableView, WARNING, WeightSource};
 use bitnet_model::files::tensors::FloatBytes;
 use bitnet_model::tokenizer::Tokenizer;
 use bitnet_model::weights::{FloatData, FloatMatrix};
@@ -24,6 +24,8 @@ pub struct LoadedModel {
     pub model: Model,
     /// The tokenizer, if there is one.
     pub tokenizer: Option<Tokenizer>,
+    /// What looks wrong in the files and keeps nothing from running, a sentence each: what `inspect` warns of.
+    pub warnings: Vec<String>,
     path: PathBuf,
 }
 
@@ -44,7 +46,9 @@ pub fn open_files(files: &ModelFiles, arrangement: impl Into<Arrangement>) -> Re
     files.with_weights(|weights| {
         let tokenizer = files.tokenizer(weights.config())?;
         let model = model_of(files, weights, arrangement.into())?;
-        Ok(LoadedModel { model, tokenizer, path: files.path().to_path_buf() })
+        let noted = weights.notes().into_iter().filter_map(|note| note.strip_prefix(WARNING).map(str::to_owned));
+        let warnings = noted.chain(model.warnings().iter().cloned()).collect();
+        Ok(LoadedModel { model, tokenizer, warnings, path: files.path().to_path_buf() })
     })
 }
 

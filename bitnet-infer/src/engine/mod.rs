@@ -11,6 +11,7 @@ mod buffers;
 mod cache;
 mod error;
 mod files;
+mod fingerprint;
 mod forward;
 mod head;
 mod kernels;

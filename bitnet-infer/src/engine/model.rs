@@ -6,11 +6,13 @@ use rayon::prelude::*;
 
 use bitnet_model::ModelConfig;
 use bitnet_model::files::hugging_face::ModelParts;
+use bitnet_model::oddities;
 use bitnet_model::packed::Layout;
 use bitnet_model::weights::{LayerWeights, LinearWeights};
 
 use super::buffers::SpareBuffers;
 use super::error::{Error, Result};
+use super::fingerprint;
 use super::head::{Head, HeadFormat};
 use super::kernels::Vectors;
 use super::rope::RopeTable;
@@ -31,6 +33,8 @@ pub struct Model {
     pub(super) rope: RopeTable,
     pub(super) vectors: Vectors,
     pub(super) spare_buffers: SpareBuffers,
+    /// What looks wrong in its weights.
+    warnings: Vec<String>,
 }
 
 /// One transformer block.
@@ -45,6 +49,8 @@ pub(super) struct Layer {
     pub gate_up_proj: Linear,
     pub ffn_sub_norm: Option<Vec<f32>>,
     pub down_proj: Linear,
+    /// Of all its weights, as [`fingerprint::of_layer`] has it.
+    pub fingerprint: u64,
 }
 
 /// What a model has outside its blocks.
@@ -69,9 +75,11 @@ impl Model {
         let ternary = TernaryChoice { ternary, rates: None };
         let ModelParts { config, embedding, head, final_norm, layers, .. } = parts;
         assert_eq!(layers.len(), config.num_hidden_layers, "one part per block");
+        let odd = layers.iter().enumerate().flat_map(|(index, weights)| oddities::of_block(config, index, weights));
+        let warnings = odd.collect();
         let layers = layers.into_iter().map(|weights| Layer::new(weights, kernel, ternary.ternary)).collect();
         let tables = Tables { embedding: Table::new(embedding), head: head.map(Table::new), final_norm };
-        Self::assemble(config.clone(), tables, layers, (kernel, ternary))
+        Self { warnings, ..Self::assemble(config.clone(), tables, layers, (kernel, ternary)) }
     }
 
     /// Takes the blocks one by one from `next`, and drops each as soon as it is arranged.
@@ -83,21 +91,24 @@ impl Model {
     ) -> Result<Self> {
         check_columns(&config)?;
         let (kernel, ternary) = (arrangement.kernel, arrangement.choose(&config)?);
-        let mut layers = Vec::new();
+        let (mut layers, mut warnings) = (Vec::new(), Vec::new());
         let indices: Vec<usize> = (0..config.num_hidden_layers).collect();
         for indices in indices.chunks(BLOCKS_AT_ONCE) {
             let arrange = |&index: &usize| {
                 let weights = next(index)?;
                 check_packed(&weights)?;
-                Ok(Layer::new(weights, kernel, ternary.ternary))
+                let odd = oddities::of_block(&config, index, &weights);
+                Ok((Layer::new(weights, kernel, ternary.ternary), odd))
             };
             let some = indices.par_iter().map(arrange);
             // In order, so that the first of several errors is reported.
-            for layer in some.collect::<Vec<Result<Layer>>>() {
-                layers.push(layer?);
+            for layer in some.collect::<Vec<Result<_>>>() {
+                let (layer, odd) = layer?;
+                layers.push(layer);
+                warnings.extend(odd);
             }
         }
-        Ok(Self::assemble(config, tables, layers, (kernel, ternary)))
+        Ok(Self { warnings, ..Self::assemble(config, tables, layers, (kernel, ternary)) })
     }
 
     fn assemble(
@@ -110,8 +121,8 @@ impl Model {
         let embedding = Arc::new(embedding);
         let head = Head::new(head.map_or_else(|| Arc::clone(&embedding), Arc::new), kernel);
         let (rope, vectors) = (RopeTable::new(&config), Vectors::of(kernel));
-        let spare_buffers = SpareBuffers::default();
-        Self { rope, vectors, spare_buffers, config, kernel, ternary, embedding, layers, final_norm, head }
+        let (spare_buffers, warnings) = (SpareBuffers::default(), Vec::new());
+        Self { rope, vectors, spare_buffers, config, kernel, ternary, embedding, layers, final_norm, head, warnings }
     }
 
     /// Changes how the head is computed. The stored head is as a loaded model has it.
@@ -132,6 +143,11 @@ impl Model {
     /// The configuration.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// What looks wrong in its weights and keeps nothing from running, a sentence each.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// The kernel that the model was arranged for.
@@ -180,6 +196,7 @@ fn check_packed(weights: &LayerWeights) -> Result<()> {
 
 impl Layer {
     fn new(weights: LayerWeights, kernel: &'static Kernel, ternary: Ternary) -> Self {
+        let fingerprint = fingerprint::of_layer(&weights);
         let LayerWeights { q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, .. } = &weights;
         let stacks: [&[&LinearWeights]; 4] =
             [&[q_proj, k_proj, v_proj], &[o_proj], &[gate_proj, up_proj], &[down_proj]];
@@ -193,7 +210,13 @@ impl Layer {
             attn_sub_norm: weights.attn_sub_norm,
             post_attention_layernorm: weights.post_attention_layernorm,
             ffn_sub_norm: weights.ffn_sub_norm,
+            fingerprint,
         }
+    }
+
+    /// Whether no projection has weights of floats.
+    pub(super) fn is_exact(&self) -> bool {
+        self.projections().into_iter().all(Linear::is_coded)
     }
 
     fn projections(&self) -> [&Linear; 4] {

@@ -29,6 +29,11 @@ impl RopeTable {
         }
     }
 
+    /// By how much a pair turns from one position to the next, in radians.
+    pub(super) fn frequencies(&self) -> &[f32] {
+        &self.frequencies
+    }
+
     /// Rotates all heads of one token's vector in place (the same arithmetic as [`bitnet_model::reference::rope`]).
     ///
     /// # Panics

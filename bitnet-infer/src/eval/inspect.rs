@@ -7,8 +7,9 @@ use serde::Serialize;
 use bitnet_model::ModelConfig;
 use bitnet_model::config::Storage;
 use bitnet_model::files::gguf::GgufOptions;
-use bitnet_model::files::source::{TableView, TensorRecord, WeightSource};
-use bitnet_model::packed::{Layout, PackedMatrix};
+use bitnet_model::files::source::{TableView, TensorRecord, WARNING, WeightSource};
+use bitnet_model::oddities;
+use bitnet_model::packed::Layout;
 use bitnet_model::weights::LinearWeights;
 
 use crate::engine::{ModelFiles, Result};
@@ -122,10 +123,10 @@ fn of_weights(files: &ModelFiles, weights: &dyn WeightSource) -> Result<Inspecti
     let final_norm = weights.final_norm()?;
 
     let (mut tensors, mut norm_values, mut counts) = (Vec::new(), final_norm.len(), [0u64; 3]);
-    let mut broken = Vec::new();
+    let (mut broken, mut odd) = (Vec::new(), Vec::new());
     for layer in 0..config.num_hidden_layers {
-        for (index, (_, len)) in config.norms().into_iter().enumerate() {
-            weights.norm(layer, index)?;
+        for (index, (name, len)) in config.norms().into_iter().enumerate() {
+            odd.extend(oddities::of_norm(&oddities::full_name(layer, name), &weights.norm(layer, index)?));
             norm_values += len;
         }
         for (index, (name, ..)) in config.projections().into_iter().enumerate() {
@@ -136,15 +137,20 @@ fn of_weights(files: &ModelFiles, weights: &dyn WeightSource) -> Result<Inspecti
                 }
                 projection => projection?,
             };
+            let name = oddities::full_name(layer, name);
+            odd.extend(oddities::of_projection(config, &name, &projection));
             let found = code_counts(&projection);
             counts.iter_mut().zip(found.unwrap_or_default()).for_each(|(all, n)| *all += n);
             tensors.push(TensorReport {
-                name: format!("model.layers.{layer}.{name}.weight"),
+                name,
                 rows: projection.rows(),
                 cols: projection.cols(),
                 bytes: projection.byte_count(),
                 code_shares: found.map(shares),
-                mean_scale: mean_scale(&projection),
+                mean_scale: match &projection {
+                    LinearWeights::Packed(matrix) => Some(oddities::mean_scale(matrix)),
+                    LinearWeights::Float(_) => None,
+                },
             });
         }
         files.release();
@@ -154,6 +160,8 @@ fn of_weights(files: &ModelFiles, weights: &dyn WeightSource) -> Result<Inspecti
     if let Some(Err(error)) = tokenizer.as_ref().map(|tokenizer| tokenizer.check_fits(config)) {
         broken.push(format!("{error}: the model does not run"));
     }
+    let (warned, notes): (Vec<_>, Vec<_>) = weights.notes().into_iter().partition(|note| note.starts_with(WARNING));
+    let warned = warned.iter().map(|note| note.trim_start_matches(WARNING).to_owned()).collect();
     let projection_bytes = tensors.iter().map(|tensor| tensor.bytes).sum::<usize>();
     let table_bytes = tables.iter().map(TableView::byte_count).sum::<usize>();
     let model_bytes = projection_bytes + table_bytes + norm_values * 4;
@@ -185,10 +193,10 @@ fn of_weights(files: &ModelFiles, weights: &dyn WeightSource) -> Result<Inspecti
         code_shares: quantized.then(|| shares(counts)),
         energy: energy(config),
         tokenizer_tokens: tokenizer.map(|tokenizer| tokenizer.vocab_size()),
-        warnings: [broken, warnings(config, &tensors)].concat(),
+        warnings: [broken, warned, odd].concat(),
         tensors,
         file_tensors: weights.tensors(),
-        notes: weights.notes(),
+        notes,
         format: files.format(),
     })
 }
@@ -211,39 +219,6 @@ fn shares(counts: [u64; 3]) -> [f64; 3] {
     let total = counts.iter().sum::<u64>().max(1) as f64;
     counts.map(|n| n as f64 / total)
 }
-
-fn mean_scale(weights: &LinearWeights) -> Option<f64> {
-    let scales = |matrix: &PackedMatrix| {
-        let sum: f64 = matrix.scales().iter().map(|&scale| f64::from(scale)).sum();
-        sum / matrix.scales().len() as f64
-    };
-    match weights {
-        LinearWeights::Packed(matrix) => Some(scales(matrix)),
-        LinearWeights::Float(_) => None,
-    }
-}
-
-fn warnings(config: &ModelConfig, tensors: &[TensorReport]) -> Vec<String> {
-    let mut warnings = Vec::new();
-    for tensor in tensors {
-        let name = &tensor.name;
-        if tensor.code_shares.is_some_and(|[_, zero, _]| zero == 1.0) {
-            warnings.push(format!("tensor `{name}` is all zeros: its layer adds nothing"));
-        }
-        if let Some(scale) = tensor.mean_scale.filter(|scale| !USUAL_SCALES.contains(scale)) {
-            warnings.push(format!("tensor `{name}` has a scale of {scale:e}, which no trained model has"));
-        }
-        if config.quantization.weight.is_some() && tensor.code_shares.is_none() {
-            warnings.push(format!(
-                "tensor `{name}` has scales that differ within a row: it is read as floats, not as codes"
-            ));
-        }
-    }
-    warnings
-}
-
-/// Scales between these are nothing to wonder about.
-const USUAL_SCALES: std::ops::Range<f64> = 1e-7..1e3;
 
 fn energy(config: &ModelConfig) -> Energy {
     let macs = config.projection_parameters() as f64;

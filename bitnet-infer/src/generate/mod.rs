@@ -218,7 +218,7 @@ impl<'a> Generator<'a> {
         let prefill_seconds = started.elapsed().as_secs_f64();
         on_prompt(&history, cache)?;
         let (started, mut decode_steps, mut rescored) = (Instant::now(), 0, None);
-        let stop_reason = loop {
+        let mut stop_reason = loop {
             if history.len() - prompt_tokens == options.max_new_tokens {
                 break StopReason::MaxTokens;
             }
@@ -247,11 +247,16 @@ impl<'a> Generator<'a> {
             decode_steps += 1;
         };
         let decode_seconds = started.elapsed().as_secs_f64();
-        let rest = stops.finish();
-        if !rest.is_empty() && stop_reason != StopReason::Cancelled {
+        if !matches!(stop_reason, StopReason::Cancelled | StopReason::StopText) {
+            let rest = stops.end(&text_stream.finish());
+            if stops.stopped().is_some() {
+                stop_reason = StopReason::StopText;
+            }
             text.push_str(&rest);
             // It has ended anyway: whether the caller wants more does not matter.
-            let _ = on_text(&rest);
+            if !rest.is_empty() {
+                let _ = on_text(&rest);
+            }
         }
         let tokens = history.split_off(prompt_tokens);
         let (kv, kv_bytes) = (options.kv, cache.byte_count());

@@ -3,6 +3,7 @@
 /// Lets text through, but holds back what may become a stop text.
 ///
 /// Invariant: `held` is a proper prefix of a stop text, or empty.
+#[derive(Clone)]
 pub struct StopFilter {
     stops: Vec<String>,
     held: String,
@@ -36,9 +37,10 @@ impl StopFilter {
         text
     }
 
-    /// What was held back, now that it can become no stop text any more.
-    pub fn finish(&mut self) -> String {
-        std::mem::take(&mut self.held)
+    /// Takes the last of the text and returns what was held back too: it can become no stop text any more.
+    pub fn end(&mut self, last: &str) -> String {
+        let text = self.push(last);
+        text + &std::mem::take(&mut self.held)
     }
 }
 
@@ -57,7 +59,8 @@ mod tests {
                 return (out, true);
             }
         }
-        (out + &filter.finish(), false)
+        let rest = filter.end("");
+        (out + &rest, false)
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use bitnet_infer::engine::{self, KvCache, LogitsFor};
 use bitnet_infer::eval::inspect;
 use bitnet_infer::kernels;
+use bitnet_model::files::gguf;
 use proptest::prelude::*;
 
 use crate::common::{byte_tokenizer, tiny_config, write_model};
@@ -89,21 +90,43 @@ fn missing_files_are_named() {
 }
 
 #[test]
+fn folders_of_parts_and_downloads_that_went_wrong_are_named() {
+    let root = tempfile::tempdir().expect("temp dir");
+    let part = |number: u32, parts: u32| {
+        let mut keys = gguf::HeaderWriter::default();
+        keys.u32("split.no", number);
+        keys.u32("split.count", parts);
+        keys.finish(&[]).expect("no tensors")
+    };
+    for number in 0..2 {
+        fs::write(root.path().join(format!("m-{number}.gguf")), part(number, 3)).expect("written");
+    }
+    let message = error(root.path());
+    assert!(message.contains("holds parts of a split model (2 of 3 files in GGUF): join them"), "{message}");
+    assert!(error(&root.path().join("m-1.gguf")).contains("is part 2 of 3 of a split model"));
+    fs::write(root.path().join("m-0.gguf"), part(0, 1)).expect("written");
+    assert!(error(root.path()).contains("holds 2 files in GGUF, name one of them: m-0.gguf, m-1.gguf"));
+    fs::write(root.path().join("m-1.gguf"), "<!doctype html><p>Sign in").expect("written");
+    assert!(error(&root.path().join("m-1.gguf")).contains("is a web page"));
+    let folder = valid("ternary");
+    fs::write(folder.path.join("model.safetensors"), "version https://git-lfs.github.com/spec/v1\noid")
+        .expect("written");
+    assert!(error(&folder.path).contains("model.safetensors: is a Git LFS pointer"));
+}
+
+#[test]
 fn a_tokenizer_must_fit_and_may_be_missing() {
     let folder = valid("ternary");
     let path = folder.path.join("tokenizer.json");
     fs::write(&path, byte_tokenizer(&["<one>", "<two>"])).expect("written");
     let message = engine::open(&folder.path, kernels::best().expect("a kernel")).err().expect("refused").to_string();
     assert!(inspect::inspect(&folder.path).expect("all the same").warnings.concat().contains(&message));
-    assert!(
-        message.contains("tokenizer.json: tokenizer has 260 tokens, which do not fit the model's embedding of 258"),
-        "{message}"
-    );
+    assert!(message.contains("with id 259, which is beyond the model's embedding of 258"), "{message}");
     fs::write(&path, b"{\"model\": 1}").expect("written");
     assert!(error(&folder.path).contains("tokenizer.json: tokenizer does not load"));
     fs::remove_file(&path).expect("removed");
     let loaded = engine::open(&folder.path, kernels::best().expect("a kernel")).expect("loads without");
-    let message = loaded.require_tokenizer().err().expect("none").to_string();
+    let message = loaded.require_tokenizer().expect_err("none").to_string();
     assert!(message.contains("has no tokenizer.json"), "{message}");
 }
 

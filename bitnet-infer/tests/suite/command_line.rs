@@ -54,6 +54,9 @@ fn wrong_input_is_one_line_and_exit_code_one() {
         text(&path).to_owned()
     };
     let (empty, binary, short) = (file("empty", b""), file("binary", b"ab\xff\xfe"), file("short", b"abc"));
+    let wide = file("wide", b"\xff\xfea\0b\0");
+    let mark = file("mark", b"\xef\xbb\xbf");
+    let lines = file("lines", b"\xef\xbb\xbf{\"context\": [1], \"continuation\": [2]}\r\nx");
     let missing = text(&root.path().join("missing")).to_owned();
     for (arguments, expected) in [
         (&["generate", &missing, "hi"][..], "missing: no such model folder"),
@@ -66,8 +69,11 @@ fn wrong_input_is_one_line_and_exit_code_one() {
         (&["generate", folder, "hi", "--kernel", "abacus"], "there is no kernel `abacus`, expected one of: scalar"),
         (&["perplexity", folder, &missing], "missing: cannot open: No such file"),
         (&["perplexity", folder, &empty], "empty: is empty"),
-        (&["perplexity", folder, &binary], "binary: is not UTF-8 text: the byte at offset 2 is 0xff"),
+        (&["perplexity", folder, &binary], "binary: is not UTF-8 text at byte 2 (0xff)"),
+        (&["perplexity", folder, &wide], "wide: is UTF-16 text: convert it to UTF-8"),
+        (&["score", folder, &lines], "lines:2: expected value at column 1"),
         (&["perplexity", folder, &short], "short: the text has 3 tokens"),
+        (&["serve", folder, "--port=0", "--api-key-file", &mark], "mark: is empty"),
         (&["inspect", &empty], "is a file, expected a folder"),
         (&["bench", "--shape", "huge"], "shape is `huge`, expected one of: 2b-4t"),
         (&["bench", "--shape", "tiny", "--weights", "int5"], "weight scheme is `int5`, expected one of: none, ternary"),
@@ -78,7 +84,7 @@ fn wrong_input_is_one_line_and_exit_code_one() {
         assert!(message.contains(expected), "{message} lacks {expected}");
     }
     fs::write(Path::new(folder).join("tokenizer.json"), byte_tokenizer(&["<more>"])).expect("written");
-    let too_many = "has 259 tokens, which do not fit the model's embedding of 258";
+    let too_many = "tokenizer has the token `<more>` with id 258, which is beyond the model's embedding of 258";
     assert!(refused(&["generate", folder, "hi"]).contains(too_many));
     let (words, _) = success(&["inspect", folder]);
     assert!(words.lines().any(|line| line.starts_with("warning: ") && line.contains(too_many)), "{words}");

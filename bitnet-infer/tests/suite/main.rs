@@ -13,6 +13,8 @@ mod gguf_file;
 mod heads;
 mod key_values;
 mod memory;
+mod not_finite;
+mod outside;
 #[path = "../../../bitnet-model/tests/suite/pytorch.rs"]
 mod pytorch;
 mod reference_parity;
@@ -21,3 +23,4 @@ mod schemes;
 mod server;
 mod text;
 mod travel;
+mod warnings;

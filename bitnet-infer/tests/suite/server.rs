@@ -5,6 +5,7 @@ mod client;
 mod company;
 mod departures;
 mod refusals;
+mod scripts;
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -6,12 +6,13 @@
 
 use serde_json::{Map, Value, json};
 
+use super::defaults::{CLASSES, Defaults};
+use super::unread;
 use super::{HiddenAct, ModelConfig, Quantization, RopeScaling, Storage};
 use crate::error::{Error, Result};
 
 pub(super) fn parse(bytes: &[u8], origin: &str) -> Result<ModelConfig> {
-    let value: Value =
-        serde_json::from_slice(bytes).map_err(|e| Error::format(origin, format!("is not valid JSON: {e}")))?;
+    let value: Value = crate::files::text::json(bytes, origin)?;
     let Value::Object(map) = value else {
         return Err(Error::format(origin, "is not a JSON object"));
     };
@@ -23,7 +24,8 @@ pub(super) fn parse(bytes: &[u8], origin: &str) -> Result<ModelConfig> {
             return Err(keys.fail(bias, "is true, expected false: projections have no bias here"));
         }
     }
-    let head_dim = match keys.optional_size("head_dim")? {
+    let class = class(&keys)?;
+    let head_dim = match keys.optional_size("head_dim")?.or(class.head_dim.filter(|_| !keys.is_null("head_dim"))) {
         Some(dim) => dim,
         None if heads > 0 && hidden.is_multiple_of(heads) => hidden / heads,
         None => {
@@ -32,26 +34,30 @@ pub(super) fn parse(bytes: &[u8], origin: &str) -> Result<ModelConfig> {
             );
         }
     };
-    Ok(ModelConfig {
+    let config = ModelConfig {
         vocab_size: keys.size("vocab_size")?,
         hidden_size: hidden,
         intermediate_size: keys.size("intermediate_size")?,
         num_hidden_layers: keys.size("num_hidden_layers")?,
         num_attention_heads: heads,
-        num_key_value_heads: keys.optional_size("num_key_value_heads")?.unwrap_or(heads),
+        num_key_value_heads: key_value_heads(&keys, class, heads)?,
         head_dim,
-        hidden_act: hidden_act(&keys)?,
-        max_position_embeddings: keys.optional_size("max_position_embeddings")?.unwrap_or(2048),
-        rms_norm_eps: keys.number("rms_norm_eps")?.unwrap_or(1e-5),
-        rope_theta: rope_theta(&keys)?,
+        hidden_act: hidden_act(&keys)?.unwrap_or(class.hidden_act),
+        max_position_embeddings: keys
+            .optional_size("max_position_embeddings")?
+            .unwrap_or(class.max_position_embeddings),
+        rms_norm_eps: keys.number("rms_norm_eps")?.unwrap_or(class.rms_norm_eps),
+        rope_theta: rope_theta(&keys)?.unwrap_or(class.rope_theta),
         rope_scaling: rope_scaling(&keys)?,
         tie_word_embeddings: keys.flag("tie_word_embeddings")?.unwrap_or(false),
-        sub_norms: sub_norms(&keys)?,
+        sub_norms: class.sub_norms,
         quantization,
         storage,
         bos_token_id: keys.tokens("bos_token_id")?.first().copied(),
         eos_token_ids: keys.tokens("eos_token_id")?,
-    })
+    };
+    unread::check(&map, &config, origin)?;
+    Ok(config)
 }
 
 pub(super) fn write(config: &ModelConfig) -> String {
@@ -121,6 +127,11 @@ impl Keys<'_> {
         self.map.get(key).filter(|v| !v.is_null())
     }
 
+    /// Whether `key` is there and null.
+    fn is_null(&self, key: &str) -> bool {
+        self.map.get(key).is_some_and(Value::is_null)
+    }
+
     fn size(&self, key: &str) -> Result<usize> {
         self.optional_size(key)?.ok_or_else(|| self.fail(key, "is missing, expected a positive integer"))
     }
@@ -173,21 +184,38 @@ impl Keys<'_> {
     }
 }
 
-fn hidden_act(keys: &Keys) -> Result<HiddenAct> {
-    match keys.text("hidden_act")? {
-        Some("relu2") => Ok(HiddenAct::Relu2),
-        Some("silu") => Ok(HiddenAct::Silu),
-        Some(other) => Err(keys.fail("hidden_act", format!("is `{other}`, expected `relu2` or `silu`"))),
-        None => Err(keys.fail("hidden_act", "is missing, expected `relu2` or `silu`")),
+/// A key that is null, as against one that is missing, means as many as query heads in every class.
+fn key_value_heads(keys: &Keys, class: &Defaults, heads: usize) -> Result<usize> {
+    const KEY: &str = "num_key_value_heads";
+    match (keys.optional_size(KEY)?, class.num_key_value_heads.filter(|_| !keys.is_null(KEY))) {
+        (Some(count), _) => Ok(count),
+        (None, Some(count)) if !heads.is_multiple_of(count) => {
+            let reason = format!(
+                "is missing, and the default of `{}`, {count}, does not divide num_attention_heads = {heads}: \
+                 add the number of key and value heads",
+                class.names[0]
+            );
+            Err(keys.fail(KEY, reason))
+        }
+        (None, default) => Ok(default.unwrap_or(heads)),
     }
 }
 
-fn rope_theta(keys: &Keys) -> Result<f32> {
+fn hidden_act(keys: &Keys) -> Result<Option<HiddenAct>> {
+    match keys.text("hidden_act")? {
+        Some("relu2") => Ok(Some(HiddenAct::Relu2)),
+        Some("silu") => Ok(Some(HiddenAct::Silu)),
+        Some(other) => Err(keys.fail("hidden_act", format!("is `{other}`, expected `relu2` or `silu`"))),
+        None => Ok(None),
+    }
+}
+
+fn rope_theta(keys: &Keys) -> Result<Option<f32>> {
     if let Some(theta) = keys.number("rope_theta")? {
-        return Ok(theta);
+        return Ok(Some(theta));
     }
     let nested = keys.object("rope_parameters")?;
-    Ok(nested.map(|rope| rope.number("rope_theta")).transpose()?.flatten().unwrap_or(10_000.0))
+    Ok(nested.map(|rope| rope.number("rope_theta")).transpose()?.flatten())
 }
 
 /// A kind of scaling that is not known is refused: running such a model with plain angles would be silently wrong.
@@ -235,24 +263,16 @@ fn rope_scaling_json(config: &ModelConfig) -> Value {
     }
 }
 
-fn sub_norms(keys: &Keys) -> Result<bool> {
-    match architecture(keys)? {
-        Some("BitNetForCausalLM" | "BitnetForCausalLM" | "bitnet") => Ok(true),
-        Some(name) if LLAMA_SHAPED.contains(&name) => Ok(false),
-        other => Err(keys.fail(
-            "architectures",
-            format!(
-                "is `{}`, expected `BitNetForCausalLM`, `BitnetForCausalLM` or one of: {}",
-                other.unwrap_or("missing"),
-                LLAMA_SHAPED.join(", ")
-            ),
-        )),
-    }
+/// The defaults of the class that the configuration names. Of Qwen, what has no biases and no norms of queries and keys is read:
+/// the reader of the weights refuses the rest, by the names of their tensors.
+fn class(keys: &Keys) -> Result<&'static Defaults> {
+    static KNOWN: [Defaults; CLASSES.len()] = CLASSES;
+    let name = architecture(keys)?.unwrap_or("missing");
+    KNOWN.iter().find(|class| class.names.contains(&name)).ok_or_else(|| {
+        let known: Vec<_> = KNOWN.iter().map(|class| class.names[0]).collect();
+        keys.fail("architectures", format!("is `{name}`, expected one of: {}", known.join(", ")))
+    })
 }
-
-/// Architectures and model types without sub-norms. Of Qwen, what has no biases and no norms of queries and keys: the reader of
-/// the weights refuses the rest, by the names of their tensors.
-const LLAMA_SHAPED: [&str; 6] = ["LlamaForCausalLM", "llama", "Qwen2ForCausalLM", "qwen2", "Qwen3ForCausalLM", "qwen3"];
 
 /// The first of `architectures`, else the model type.
 fn architecture<'a>(keys: &'a Keys) -> Result<Option<&'a str>> {
@@ -412,6 +432,37 @@ mod tests {
         }
         assert!(parsed("[1]").unwrap_err().to_string().contains("is not a JSON object"));
         assert!(parsed("{").unwrap_err().to_string().contains("is not valid JSON"));
+    }
+
+    #[test]
+    fn a_missing_key_has_the_default_of_its_class() {
+        // What `LlamaConfig()`, `Qwen2Config()`, `Qwen3Config()` and `BitNetConfig()` of transformers 5.24 print.
+        for (architecture, eps, theta, context, act, kv_heads, head_dim) in [
+            ("LlamaForCausalLM", 1e-6, 1e4, 2048, HiddenAct::Silu, 160, 16),
+            ("Qwen2ForCausalLM", 1e-6, 1e4, 32_768, HiddenAct::Silu, 32, 16),
+            ("Qwen3ForCausalLM", 1e-6, 1e4, 32_768, HiddenAct::Silu, 32, 128),
+            ("BitNetForCausalLM", 1e-5, 5e5, 2048, HiddenAct::Relu2, 5, 16),
+            ("BitnetForCausalLM", 1e-6, 1e4, 2048, HiddenAct::Silu, 160, 16),
+        ] {
+            let text = |more: &str| {
+                format!(
+                    r#"{{"architectures": ["{architecture}"], "vocab_size": 64, "hidden_size": 2560, "intermediate_size": 32,
+                        "num_hidden_layers": 1, "num_attention_heads": 160{more}}}"#
+                )
+            };
+            let found = parsed(&text("")).expect(architecture);
+            let sizes = [found.max_position_embeddings, found.num_key_value_heads, found.head_dim];
+            assert_eq!((found.rms_norm_eps, found.rope_theta), (eps, theta), "{architecture}");
+            assert_eq!((found.hidden_act, sizes), (act, [context, kv_heads, head_dim]), "{architecture}");
+            assert!(!found.tie_word_embeddings);
+            let null = parsed(&text(r#", "num_key_value_heads": null, "head_dim": null"#)).expect(architecture);
+            assert_eq!((null.num_key_value_heads, null.head_dim), (160, 16), "{architecture}");
+        }
+        let message = parsed(&TINY.replace(r#""num_key_value_heads": 2, "#, "")).unwrap_err().to_string();
+        assert!(
+            message.contains("`num_key_value_heads` is missing, and the default of `BitNetForCausalLM`, 5"),
+            "{message}"
+        );
     }
 
     proptest::proptest! {

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
 use super::hugging_face::{GENERATION_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE};
+use super::text;
 use crate::error::{Error, Result};
 
 /// What the files of a tokenizer say about the tokens around a text.
@@ -30,14 +31,16 @@ impl AddedTokens {
         let path = folder.join(TOKENIZER_CONFIG_FILE);
         if path.exists() {
             let origin = path.display().to_string();
-            let flags: Flags = serde_json::from_slice(&super::read_ordinary(&path, LARGEST_CONFIG)?)
+            let bytes = super::read_ordinary(&path, LARGEST_CONFIG)?;
+            let flags: Flags = serde_json::from_slice(text::content(&bytes, &origin)?)
                 .map_err(|e| Error::format(&origin, format!("is not a tokenizer's configuration: {e}")))?;
             (added.add_bos, added.add_eos) = (flags.add_bos_token, flags.add_eos_token);
         }
         let path = folder.join(TOKENIZER_FILE);
         if (added.add_bos.is_none() || added.add_eos.is_none()) && path.exists() {
             let origin = path.display().to_string();
-            let whole: PostProcessed = serde_json::from_slice(&super::read_ordinary(&path, LARGEST_TOKENIZER)?)
+            let bytes = super::read_ordinary(&path, LARGEST_TOKENIZER)?;
+            let whole: PostProcessed = serde_json::from_slice(text::content(&bytes, &origin)?)
                 .map_err(|e| Error::Tokenizer { origin, reason: format!("does not load: {e}") })?;
             if let Some([front, behind]) = around(&whole.post_processor) {
                 added.bos = added.bos.or(front);
@@ -74,8 +77,7 @@ pub fn ends_of_generation(folder: &Path) -> Result<Vec<u32>> {
         return Ok(Vec::new());
     }
     let origin = path.display().to_string();
-    let json: Json = serde_json::from_slice(&super::read_ordinary(&path, LARGEST_CONFIG)?)
-        .map_err(|e| Error::format(&origin, format!("is not valid JSON: {e}")))?;
+    let json: Json = text::read_json(&path, LARGEST_CONFIG)?;
     let ids = match &json["eos_token_id"] {
         Json::Null => &[],
         Json::Array(ids) => ids.as_slice(),

@@ -10,8 +10,9 @@ use safetensors::tensor::View;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::tensors::{self, Dtype, TensorFile};
+use super::tensors::{self, Dtype, FloatBytes, TensorFile};
 use crate::error::{Error, Result};
+use crate::weights::FloatType;
 
 /// Name of the JSON file of a checkpoint.
 pub const STATE_FILE: &str = "state.json";
@@ -107,9 +108,12 @@ pub fn read_state<T: DeserializeOwned>(path: &Path) -> Result<T> {
 /// Reads tensor `name` of a checkpoint file, which must have exactly `shape`.
 ///
 /// # Errors
-/// If it is missing, not f32 or of another shape.
+/// If it is missing, not f32 or of another shape, or holds NaN or infinity.
 pub fn read_f32(file: &TensorFile, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
     let bytes = file.bytes(name, tensors::Dtype::F32, shape)?;
+    if let Some(index) = (FloatBytes { float_type: FloatType::F32, bytes }).first_not_finite() {
+        return Err(file.not_finite(name, index));
+    }
     Ok(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
 }
 

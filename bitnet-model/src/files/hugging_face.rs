@@ -3,14 +3,16 @@
 //! Reads float models, latent ("online") masters, and packed ("offline") codes; writes packed or float models. The scale
 //! that is written is the scale that came with the codes, to the bit.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use super::source::{TableBytes, TableView, TensorRecord, WeightSource};
 use super::tensors::{self, Dtype, OwnedTensor, TensorFile};
+use super::text;
 use crate::config::{ModelConfig, Storage};
 use crate::error::{Error, Result};
 use crate::packed::{Layout, PackedMatrix};
-use crate::quant::WeightScheme;
+use crate::quant::{self, WeightScheme};
 use crate::weights::{FloatMatrix, FloatType, LayerWeights, LinearWeights};
 
 /// Name of the configuration file of a model folder.
@@ -48,14 +50,34 @@ const HEAD: &str = "lm_head.weight";
 
 /// Reads the weights that a configuration promises, one part at a time, so that a caller may repack and drop each.
 pub struct WeightReader<'a> {
-    config: &'a ModelConfig,
+    config: Cow<'a, ModelConfig>,
     file: &'a TensorFile<'a>,
+    notes: Vec<String>,
 }
 
 impl<'a> WeightReader<'a> {
-    /// A reader of `file` as a model of `config`.
+    /// A reader of `file` as a model of `config`. Where the configuration ties the head to the embedding and the file has a head
+    /// with other numbers, the model has that head, as `transformers` has it: [`WeightSource::config`] then says so.
     pub fn new(config: &'a ModelConfig, file: &'a TensorFile<'a>) -> Self {
-        Self { config, file }
+        let mut reader = Self { config: Cow::Borrowed(config), file, notes: Vec::new() };
+        if config.tie_word_embeddings && file.contains(HEAD) && reader.heads_differ() {
+            reader.config.to_mut().tie_word_embeddings = false;
+            reader.notes.push(format!(
+                "warning: the configuration ties the head to the embedding, but the file has another `{HEAD}`: that one is used"
+            ));
+        }
+        reader
+    }
+
+    /// Whether head and embedding hold different numbers. One that cannot be read is left to those who read it.
+    fn heads_differ(&self) -> bool {
+        let (Ok(embedding), Ok(head)) = (self.table(EMBEDDING), self.table(HEAD)) else { return true };
+        let row_of = |view: &TableView, row: usize| {
+            let mut values = vec![0f32; view.cols];
+            view.row_to_f32(row, &mut values);
+            values
+        };
+        (0..embedding.rows).any(|row| row_of(&embedding, row) != row_of(&head, row))
     }
 
     /// The token embedding, `[vocab, hidden]`.
@@ -144,9 +166,11 @@ impl<'a> WeightReader<'a> {
         let codes = self.file.bytes(name, Dtype::I8, &[rows, cols])?;
         let scale_name = format!("{name}_scale");
         let scales = self.file.bytes(&scale_name, Dtype::F32, &[rows])?;
-        let wrong = |scale: &f32| !(scale.is_finite() && *scale > 0.0);
-        if let Some(row) = scales.as_chunks::<4>().0.iter().position(|&bytes| wrong(&f32::from_le_bytes(bytes))) {
-            let reason = format!("has no positive finite number at row {row}");
+        // Times a code, it must be a number still.
+        let limit = f32::MAX / 128.0;
+        let mut all = scales.as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).enumerate();
+        if let Some((row, scale)) = all.find(|(_, scale)| !(*scale > 0.0 && *scale <= limit)) {
+            let reason = format!("holds {scale:e} at row {row}, expected a positive number of at most {limit:e}");
             return Err(Error::codes(self.file.origin(), &scale_name, reason));
         }
         Ok(TableBytes::Codes { codes, scales })
@@ -195,8 +219,7 @@ impl<'a> WeightReader<'a> {
 /// If it is no such index, or lists a file outside its folder.
 pub fn shard_names(bytes: &[u8], origin: &str) -> Result<Vec<String>> {
     let fail = |reason: String| Error::format(origin, reason);
-    let index: serde_json::Value =
-        serde_json::from_slice(bytes).map_err(|e| fail(format!("is not valid JSON: {e}")))?;
+    let index: serde_json::Value = text::json(bytes, origin)?;
     let map = index["weight_map"].as_object().ok_or_else(|| fail("has no object `weight_map`".into()))?;
     let mut names = std::collections::BTreeSet::new();
     for (tensor, file) in map {
@@ -222,16 +245,13 @@ const MOST_SHARDS: usize = 4096;
 pub fn chat_template(folder: &Path) -> Result<Option<String>> {
     let path = folder.join(CHAT_TEMPLATE_FILE);
     if path.exists() {
-        let bytes = super::read_ordinary(&path, 1 << 20)?;
-        let text = String::from_utf8(bytes).map_err(|e| Error::format(&path.display().to_string(), e.to_string()))?;
-        return Ok(Some(text));
+        return text::read(&path, 1 << 20).map(Some);
     }
     let path = folder.join(TOKENIZER_CONFIG_FILE);
     if !path.exists() {
         return Ok(None);
     }
-    let json: serde_json::Value = serde_json::from_slice(&super::read_ordinary(&path, 16 << 20)?)
-        .map_err(|e| Error::format(&path.display().to_string(), format!("is not valid JSON: {e}")))?;
+    let json: serde_json::Value = text::read_json(&path, 16 << 20)?;
     let template = &json["chat_template"];
     let named = template.as_array().into_iter().flatten().find(|entry| entry["name"] == "default");
     Ok(template.as_str().or(named.and_then(|entry| entry["template"].as_str())).map(str::to_owned))
@@ -248,7 +268,7 @@ fn other_name(norm: &str) -> Option<&'static str> {
 
 impl WeightSource for WeightReader<'_> {
     fn config(&self) -> &ModelConfig {
-        self.config
+        &self.config
     }
 
     fn embedding_table(&self) -> Result<TableView<'_>> {
@@ -288,21 +308,17 @@ impl WeightSource for WeightReader<'_> {
     }
 
     fn notes(&self) -> Vec<String> {
-        let tied_head = self.config.tie_word_embeddings && self.file.contains(HEAD);
-        tied_head
-            .then(|| format!("`{HEAD}` is not used: the configuration ties the head to the embedding"))
-            .into_iter()
-            .collect()
+        self.notes.clone()
     }
 }
 
 /// Quantizes latent weights into a packed matrix, with the scale that the scheme multiplies by.
 ///
 /// # Errors
-/// A sentence, if the scheme makes a code or scale that cannot be stored (weights that are not finite).
+/// A sentence that names the first weight that is NaN or infinite.
 pub fn quantize(scheme: &dyn WeightScheme, latent: &[f32], rows: usize, cols: usize) -> Result<PackedMatrix, String> {
     let mut codes = vec![0; latent.len()];
-    let scales = scheme.quantize(latent, rows, &mut codes);
+    let scales = quant::quantize(scheme, latent, rows, &mut codes)?;
     PackedMatrix::pack_grouped(scheme.layout(), [rows, cols], scheme.granularity().group_cols(), &codes, scales)
 }
 

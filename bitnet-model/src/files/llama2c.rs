@@ -5,6 +5,7 @@ use super::source::{ROTATED, TableBytes, TableView, TensorRecord, WeightSource, 
 use super::tensors::FloatBytes;
 use crate::config::{HiddenAct, ModelConfig, Quantization, Storage};
 use crate::error::{Error, Result};
+use crate::finite::complaint;
 use crate::weights::{FloatMatrix, FloatType, LinearWeights};
 
 /// A llama2.c checkpoint as a model (version 0: no magic number; the head is the embedding if the vocabulary is positive).
@@ -43,6 +44,11 @@ const ORDER: [Part; 13] = [
 ];
 
 const HEADER: usize = 28;
+
+/// llama2.c's names of the norms of a block.
+const NORMS: [&str; 2] = ["rms_att_weight", "rms_ffn_weight"];
+/// llama2.c's names of the projections, in the order of [`ModelConfig::projections`].
+const PROJECTIONS: [&str; 7] = ["wq", "wk", "wv", "wo", "w1", "w3", "w2"];
 
 impl<'a> Llama2c<'a> {
     /// Whether `bytes` begin like such a file and have exactly the length that this asks for.
@@ -139,7 +145,10 @@ impl<'a> Llama2c<'a> {
     fn floats(&self, part: Part, block: Option<usize>, name: &str) -> Result<FloatBytes<'a>> {
         let floats = FloatBytes { float_type: FloatType::F32, bytes: self.bytes_of(part, block) };
         match floats.first_not_finite() {
-            Some(at) => Err(Error::tensor(&self.origin, name, format!("holds NaN or infinity at element {at}"))),
+            Some(at) => {
+                let of_block = block.map_or(String::new(), |block| format!(" of block {block}"));
+                Err(Error::tensor(&self.origin, name, complaint(at) + &of_block))
+            }
             None => Ok(floats),
         }
     }
@@ -219,12 +228,12 @@ impl WeightSource for Llama2c<'_> {
     }
 
     fn norm(&self, layer: usize, index: usize) -> Result<Vec<f32>> {
-        self.vector(Part::Norm(index), Some(layer), ["rms_att_weight", "rms_ffn_weight"][index])
+        self.vector(Part::Norm(index), Some(layer), NORMS[index])
     }
 
     fn projection(&self, layer: usize, index: usize) -> Result<LinearWeights> {
-        let (name, rows, cols) = self.config.projections()[index];
-        let data = self.floats(Part::Projection(index), Some(layer), name)?.to_data();
+        let (_, rows, cols) = self.config.projections()[index];
+        let data = self.floats(Part::Projection(index), Some(layer), PROJECTIONS[index])?.to_data();
         let weights = LinearWeights::Float(FloatMatrix { rows, cols, data });
         if !ROTATED.contains(&index) {
             return Ok(weights);
@@ -245,10 +254,10 @@ impl WeightSource for Llama2c<'_> {
                 Part::Embedding => ("token_embedding_table", vec![v, h]),
                 Part::Head => ("wcls", vec![v, h]),
                 Part::FinalNorm => ("rms_final_weight", vec![h]),
-                Part::Norm(index) => (["rms_att_weight", "rms_ffn_weight"][index], vec![blocks, h]),
+                Part::Norm(index) => (NORMS[index], vec![blocks, h]),
                 Part::Projection(index) => {
                     let (_, rows, cols) = config.projections()[index];
-                    (["wq", "wk", "wv", "wo", "w1", "w3", "w2"][index], vec![blocks, rows, cols])
+                    (PROJECTIONS[index], vec![blocks, rows, cols])
                 }
                 Part::Angles => ("freq_cis", vec![2, config.max_position_embeddings, config.head_dim / 2]),
             };

@@ -11,6 +11,7 @@ pub mod llama2c;
 pub mod source;
 pub mod stream;
 pub mod tensors;
+pub mod text;
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
@@ -33,13 +34,27 @@ pub fn read_bounded(path: &Path, limit_bytes: u64) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// What stands in a model's place when a download went wrong, in words; `None` for bytes that may be anything else.
+pub fn mistaken(bytes: &[u8]) -> Option<&'static str> {
+    let start = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).trim_start().to_ascii_lowercase();
+    if start.starts_with("version https://git-lfs.github.com/spec/") {
+        return Some("is a Git LFS pointer and not the file it stands for: fetch that with `git lfs pull`");
+    }
+    let page = ["<!doctype html", "<html", "<?xml"].iter().any(|tag| start.starts_with(tag));
+    page.then_some("is a web page, not a file of a model: the download gave an answer for people; download it again")
+}
+
 /// As [`read_bounded`], of a file that must be an ordinary one: a pipe would be waited for without end.
 ///
 /// # Errors
 /// As [`read_bounded`], or if it is something else.
 pub fn read_ordinary(path: &Path, limit_bytes: u64) -> Result<Vec<u8>> {
     check_ordinary(path)?;
-    read_bounded(path, limit_bytes)
+    let bytes = read_bounded(path, limit_bytes)?;
+    match mistaken(&bytes) {
+        Some(reason) => Err(Error::format(&path.display().to_string(), reason)),
+        None => Ok(bytes),
+    }
 }
 
 /// Refuses what is no ordinary file (or a link to one) before it is opened, which for a pipe would wait for a writer.

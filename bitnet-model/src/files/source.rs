@@ -6,8 +6,12 @@ use super::gguf::{TensorType, decode_row};
 use super::tensors::FloatBytes;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
+use crate::finite::{complaint, first_not_finite};
 use crate::packed::PackedMatrix;
 use crate::weights::{FloatData, FloatMatrix, FloatType, LayerWeights, LinearWeights};
+
+/// How a note begins that says what looks wrong.
+pub const WARNING: &str = "warning: ";
 
 /// Index of the query and key projections in [`ModelConfig::projections`]: what a rotary layout rearranges.
 pub const ROTATED: std::ops::Range<usize> = 0..2;
@@ -43,7 +47,7 @@ pub trait WeightSource: Sync {
     /// Every tensor of the files, in the order in which they lie.
     fn tensors(&self) -> Vec<TensorRecord>;
 
-    /// What was decided where a file leaves room, and why; and what looks wrong but keeps nothing from running.
+    /// What was decided where a file leaves room, and why; and, after [`WARNING`], what looks wrong but keeps nothing from running.
     fn notes(&self) -> Vec<String>;
 
     /// Block `layer`. Projections that are multiplied as one are of one kind: where the source mixes kinds, floats.
@@ -177,7 +181,7 @@ impl TableView<'_> {
                 let mut row_values = vec![0f32; self.cols];
                 (0..self.rows).find_map(|row| {
                     self.row_to_f32(row, &mut row_values);
-                    let bad = row_values.iter().position(|value| !value.is_finite())?;
+                    let bad = first_not_finite(&row_values)?;
                     Some(row * self.cols + bad)
                 })
             }
@@ -186,7 +190,7 @@ impl TableView<'_> {
 
     /// The complaint about a number at `index` that is NaN or infinite.
     pub fn not_finite(&self, index: usize) -> Error {
-        Error::tensor(self.origin, self.name, format!("holds NaN or infinity at element {index}"))
+        Error::tensor(self.origin, self.name, complaint(index))
     }
 
     /// A copy of all numbers.

@@ -9,6 +9,7 @@ use safetensors::tensor::{SafeTensors, TensorView, View};
 
 use super::source::TensorRecord;
 use crate::error::{Error, Result};
+use crate::finite::{complaint, find};
 use crate::weights::{FloatData, FloatMatrix, FloatType};
 
 pub use safetensors::Dtype;
@@ -47,6 +48,9 @@ impl<'a> TensorFile<'a> {
                 let reason = e.to_string().escape_debug().to_string();
                 Error::format(name, format!("is not a valid safetensors file of {} bytes: {reason}", bytes.len()))
             };
+            if let Some(reason) = super::mistaken(bytes) {
+                return Err(Error::format(name, reason));
+            }
             let tensors = SafeTensors::deserialize(bytes).map_err(bad)?;
             for tensor in tensors.names() {
                 if index.insert(tensor.to_owned(), number).is_some() {
@@ -119,7 +123,7 @@ impl<'a> TensorFile<'a> {
 
     /// The complaint about a number at `index` of a tensor that is NaN or infinite.
     pub fn not_finite(&self, name: &str, index: usize) -> Error {
-        Error::tensor(&self.origin, name, format!("holds NaN or infinity at element {index}"))
+        Error::tensor(&self.origin, name, complaint(index))
     }
 
     /// A float vector of `len`, as f32.
@@ -182,12 +186,7 @@ pub struct FloatBytes<'a> {
 impl FloatBytes<'_> {
     /// The index of the first number that is NaN or infinite.
     pub fn first_not_finite(&self) -> Option<usize> {
-        // All bits of the exponent are set. A loop without an exit tests many numbers at a time; only bad files go on.
-        fn find<T: Copy>(numbers: &[T], is_bad: impl Fn(T) -> bool) -> Option<usize> {
-            let any = |chunk: &[T]| chunk.iter().fold(false, |any, &number| any | is_bad(number));
-            let start = numbers.chunks(FINITE_CHUNK).position(any)? * FINITE_CHUNK;
-            numbers[start..].iter().position(|&number| is_bad(number)).map(|at| start + at)
-        }
+        // All bits of the exponent are set.
         let two = |mask: u16| move |number| u16::from_le_bytes(number) & mask == mask;
         let mask = 0x7f80_0000;
         match self.float_type {
@@ -222,9 +221,6 @@ impl FloatBytes<'_> {
         }
     }
 }
-
-/// Numbers tested before asking whether one was bad.
-const FINITE_CHUNK: usize = 4096;
 
 /// A tensor to be written.
 #[derive(Clone, Debug, PartialEq)]

@@ -6,6 +6,7 @@ pub(super) fn pack<const BITS: usize>(
     rows: usize,
     cols: usize,
     codes: &[i8],
+    expected: &str,
     encode: impl Fn(i8) -> Option<u8>,
 ) -> Result<Vec<u8>, String> {
     let stride = rows.div_ceil(8 / BITS);
@@ -14,7 +15,7 @@ pub(super) fn pack<const BITS: usize>(
         let (slot, byte_row) = (row / stride, row % stride);
         for (col, (byte, &code)) in bytes[byte_row * cols..][..cols].iter_mut().zip(codes).enumerate() {
             let value = encode(code)
-                .ok_or_else(|| format!("has code {code} at row {row}, column {col}, not a code of {BITS} bits"))?;
+                .ok_or_else(|| format!("has code {code} at row {row}, column {col}, expected {expected}"))?;
             *byte |= value << (BITS * slot);
         }
     }

@@ -11,7 +11,7 @@ pub(super) fn pack(rows: usize, cols: usize, codes: &[i8]) -> Result<Vec<u8>, St
         let (place, byte_row) = (PLACES[row / stride], row % stride);
         for (col, (byte, &code)) in bytes[byte_row * cols..][..cols].iter_mut().zip(codes).enumerate() {
             if !(-1..=1).contains(&code) {
-                return Err(format!("has code {code} at row {row}, column {col}, not a ternary code"));
+                return Err(format!("has code {code} at row {row}, column {col}, expected -1, 0 or 1"));
             }
             *byte += (code + 1) as u8 * place;
         }

@@ -18,10 +18,7 @@ pub(super) fn pack_int4(cols: usize, codes: &[i8]) -> Result<Vec<u8>, String> {
             let mut byte = 0;
             for (half, &code) in both.iter().enumerate() {
                 if !(-8..=7).contains(&code) {
-                    return Err(format!(
-                        "has code {code} at row {row}, column {}, not a code of 4 bits",
-                        pair * 2 + half
-                    ));
+                    return Err(format!("has code {code} at row {row}, column {}, expected -8 to 7", pair * 2 + half));
                 }
                 byte |= (code as u8 & 0xf) << (4 * half);
             }

@@ -3,7 +3,7 @@
 //! `multiplier = (1 / max(max|x|, 1e-5)) * 127`, `code = clamp(round(x * multiplier), -127, 127)`, `step = max|x| / 127`
 //! ("Training Tips, Code and FAQ", Figure 3; its lower limit of -128 is never reached).
 
-use super::{ActivationScheme, SCALE_FLOOR, abs_max, to_code};
+use super::{ActivationScheme, abs_max, floored, to_code};
 
 /// `int8`: per-token absmax.
 pub struct AbsMaxInt8;
@@ -21,7 +21,7 @@ impl ActivationScheme for AbsMaxInt8 {
     #[inline(always)]
     fn quantize(&self, x: &[f32], codes: &mut [i8]) -> f32 {
         assert_eq!(x.len(), codes.len(), "one code per value");
-        let largest = abs_max(x).max(SCALE_FLOOR);
+        let largest = floored(abs_max(x));
         // In this order because PyTorch computes `127 / x` as `reciprocal(x) * 127`; one rounding less moves a code now and then.
         let multiplier = (1.0 / largest) * 127.0;
         for (code, &v) in codes.iter_mut().zip(x) {

@@ -3,7 +3,7 @@
 //! `scale = mean|W|` of the weights as they are, `code = +1 where W - mean(W) > 0, else -1` (arXiv:2310.11453,
 //! Eq. 1-3: the sign of zero is -1). The scale has the floor of the ternary scheme, so it is positive.
 
-use super::{Granularity, SCALE_FLOOR, WeightScheme, mean_of};
+use super::{Granularity, WeightScheme, floored, mean_of};
 use crate::packed::Layout;
 
 /// `binary`: {-1, +1} with mean-centring and the mean magnitude as scale.
@@ -36,6 +36,6 @@ impl WeightScheme for CentredSign {
         for (code, &w) in codes.iter_mut().zip(weights) {
             *code = if w > mean { 1 } else { -1 };
         }
-        vec![(mean_of(weights, f32::abs) as f32).max(SCALE_FLOOR)]
+        vec![floored(mean_of(weights, f32::abs) as f32)]
     }
 }

@@ -3,7 +3,7 @@
 //! `scale = max(max|group|, 1e-5) / limit`, `code = clamp(round(w / scale), -limit, limit)` with limit 127 or 7: symmetric,
 //! one scale for each row (output feature) or for each group of adjacent columns, as post-training quantizers usually do.
 
-use super::{Granularity, SCALE_FLOOR, WeightScheme, abs_max, to_code};
+use super::{Granularity, WeightScheme, abs_max, floored, to_code};
 use crate::packed::Layout;
 
 /// Codes of so many bits, with a scale for each row or group.
@@ -65,7 +65,7 @@ impl WeightScheme for Integer {
         let mut scales = Vec::with_capacity(self.granularity.scale_count(rows, cols));
         for (row, codes) in weights.chunks(cols).zip(codes.chunks_mut(cols)) {
             for (group, codes) in row.chunks(group).zip(codes.chunks_mut(group)) {
-                let largest = abs_max(group).max(SCALE_FLOOR);
+                let largest = floored(abs_max(group));
                 let multiplier = limit / largest;
                 for (code, &w) in codes.iter_mut().zip(group) {
                     *code = to_code(w, multiplier, limit);

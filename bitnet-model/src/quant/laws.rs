@@ -3,11 +3,16 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::packed::PackedMatrix;
+use crate::packed::{Layout, PackedMatrix};
 
 fn matrix() -> impl Strategy<Value = (usize, Vec<f32>)> {
     (1usize..9, 1usize..140)
         .prop_flat_map(|(rows, cols)| (Just(rows), proptest::collection::vec(-4f32..4.0, rows * cols)))
+}
+
+/// Infinities and NaNs of either sign.
+fn not_finite() -> impl Strategy<Value = f32> {
+    any::<u32>().prop_map(|bits| f32::from_bits(bits | 0x7f80_0000))
 }
 
 fn quantized(scheme: &dyn WeightScheme, weights: &[f32], rows: usize) -> (Vec<i8>, Vec<f32>) {
@@ -60,6 +65,49 @@ proptest! {
     fn every_weight_scheme_keeps_the_laws((rows, weights) in matrix()) {
         for scheme in WEIGHT_SCHEMES.iter().chain(GROUPED_SCHEMES) {
             check_weight_laws(*scheme, &weights, rows);
+        }
+    }
+
+    #[test]
+    fn weights_that_are_not_finite_leave_no_healthy_scale(
+        (rows, weights) in matrix(),
+        places in prop::collection::vec((any::<prop::sample::Index>(), not_finite()), 1..4),
+    ) {
+        let mut broken = weights.clone();
+        let mut indices: Vec<usize> = places.iter().map(|(place, _)| place.index(weights.len())).collect();
+        indices.iter().zip(&places).for_each(|(&index, &(_, value))| broken[index] = value);
+        indices.sort_unstable();
+        let cols = weights.len() / rows;
+        for scheme in WEIGHT_SCHEMES.iter().chain(GROUPED_SCHEMES) {
+            let mut codes = vec![0; weights.len()];
+            prop_assert!(quantize(*scheme, &weights, rows, &mut codes).is_ok());
+            let refused = quantize(*scheme, &broken, rows, &mut codes);
+            prop_assert_eq!(refused, Err(format!("holds NaN or infinity at element {}", indices[0])), "{}", scheme.name());
+            // Every scale tells of its own weights.
+            let scales = scheme.quantize(&broken, rows, &mut codes);
+            let group = scheme.granularity().group_cols().unwrap_or(cols);
+            let of_row = cols.div_ceil(group);
+            for (i, scale) in scales.iter().enumerate() {
+                let (row, first) = (i / of_row, i % of_row * group);
+                let mine = match scheme.granularity() {
+                    Granularity::Tensor => &broken[..],
+                    _ => &broken[row * cols..][..cols][first..(first + group).min(cols)],
+                };
+                prop_assert_eq!(scale.is_finite(), mine.iter().all(|w| w.is_finite()), "{}: {}", scheme.name(), scale);
+            }
+        }
+    }
+
+    #[test]
+    fn a_token_that_is_not_finite_has_no_finite_step(
+        mut x in proptest::collection::vec(-1e4f32..1e4, 1..300),
+        place in any::<prop::sample::Index>(),
+        value in not_finite(),
+    ) {
+        let place = place.index(x.len());
+        x[place] = value;
+        for scheme in ACTIVATION_SCHEMES {
+            prop_assert!(!scheme.quantize(&x, &mut vec![0; x.len()]).is_finite());
         }
     }
 
@@ -146,4 +194,81 @@ fn unknown_names_list_the_known_ones() {
         "is `trinary`, expected one of: none, ternary, binary, int8, int4, int8-g32, int8-g64, int8-g128, int4-g32, int4-g64, int4-g128"
     );
     assert!(weight_scheme("none").expect("known").is_none());
+}
+
+#[test]
+fn codes_reach_the_ends_of_their_range_and_no_further() {
+    let weights: Vec<f32> = (-60..=60).map(|i| i as f32).collect();
+    for scheme in WEIGHT_SCHEMES.iter().chain(GROUPED_SCHEMES) {
+        let (codes, _) = quantized(*scheme, &weights, 1);
+        let ends = (*codes.iter().min().expect("some"), *codes.iter().max().expect("some"));
+        assert_eq!(scheme.code_range(), ends, "{}", scheme.name());
+        assert!(scheme.is_code(ends.0) && scheme.is_code(ends.1), "{}", scheme.name());
+        let beyond = [ends.0.checked_sub(1), ends.1.checked_add(1)];
+        assert!(beyond.into_iter().flatten().all(|code| !scheme.is_code(code)), "{}", scheme.name());
+        assert_eq!(scheme.is_code(0), codes.contains(&0), "{}", scheme.name());
+    }
+    for scheme in ACTIVATION_SCHEMES {
+        let mut codes = vec![0; weights.len()];
+        scheme.quantize(&weights, &mut codes);
+        assert_eq!(codes.iter().max(), Some(&scheme.max_code()), "{}", scheme.name());
+        assert_eq!(codes.iter().min(), Some(&-scheme.max_code()), "{}", scheme.name());
+    }
+}
+
+#[test]
+fn scales_belong_to_the_matrix_a_row_or_a_group() {
+    let counted = |granularity: Granularity| [(1, 1), (3, 64), (3, 65)].map(|(r, c)| granularity.scale_count(r, c));
+    assert_eq!(counted(Granularity::Tensor), [1, 1, 1]);
+    assert_eq!(counted(Granularity::Row), [1, 3, 3]);
+    assert_eq!(counted(Granularity::Group(32)), [1, 6, 9]);
+    assert_eq!([Granularity::Tensor, Granularity::Row].map(Granularity::group_cols), [None; 2]);
+    assert_eq!(Granularity::Group(64).group_cols(), Some(64));
+    assert_eq!([scale_of(&[2.0], 5), scale_of(&[2.0, 3.0], 0), scale_of(&[2.0, 3.0], 1)], [2.0, 2.0, 3.0]);
+    // One row's sizes leave another row's codes alone.
+    let (codes, scales) = quantized(&integer::INT8, &[1.0, -2.0, 100.0, 60.0], 2);
+    assert_eq!((codes, scales), (vec![64, -127, 127, 76], vec![2.0 / 127.0, 100.0 / 127.0]));
+}
+
+#[test]
+fn the_floats_behind_a_sum_are_rounded_in_one_order() {
+    // (3 * 0.1) * 0.9 and 3 * (0.1 * 0.9) differ in the last bit.
+    let (step, scale) = (0.1f32, 0.9f32);
+    assert_eq!(rescale(3, step, scale), (3.0 * step) * scale);
+    assert_ne!(rescale(3, step, scale), 3.0 * (step * scale));
+    assert_eq!(rescale(-7, 0.5, 4.0), -14.0);
+    assert_eq!(add_group(add_group(0.0, 3, 2.0), -5, 0.5), 3.5);
+}
+
+#[test]
+fn schemes_are_known_by_name() {
+    for scheme in ACTIVATION_SCHEMES {
+        let found = activation_scheme(scheme.name()).expect("known").expect("not none");
+        assert_eq!(found.name(), scheme.name());
+    }
+    for scheme in WEIGHT_SCHEMES.iter().chain(GROUPED_SCHEMES) {
+        let found = weight_scheme(scheme.name()).expect("known").expect("not none");
+        let (kind, group) = scheme.name().split_once("-g").unwrap_or((scheme.name(), ""));
+        let (layout, whole) = match kind {
+            "ternary" => (Layout::TwoBit, Granularity::Tensor),
+            "binary" => (Layout::OneBit, Granularity::Tensor),
+            "int8" => (Layout::Int8, Granularity::Row),
+            _ => (Layout::Int4, Granularity::Row),
+        };
+        let granularity = group.parse().map_or(whole, Granularity::Group);
+        let told = (found.name(), found.layout(), found.granularity());
+        assert_eq!(told, (scheme.name(), layout, granularity));
+    }
+    assert!(activation_scheme("none").expect("known").is_none());
+    assert_eq!(activation_scheme("int4").err().expect("unknown"), "is `int4`, expected one of: none, int8");
+}
+
+/// A count that does not divide has no rows; no rows have no columns.
+#[test]
+fn weights_that_make_no_rows_are_a_panic() {
+    for rows in [0, 4] {
+        let caught = std::panic::catch_unwind(|| quantized(&integer::INT4, &[1.0; 6], rows));
+        let message = *caught.expect_err("6 weights").downcast::<&str>().expect("a text");
+        assert_eq!(message, "a whole number of columns");
+    }
 }

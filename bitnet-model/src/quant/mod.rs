@@ -17,6 +17,7 @@ mod ternary;
 
 pub use activation::AbsMaxInt8;
 
+use crate::finite;
 use crate::packed::Layout;
 
 /// How many scales a weight matrix has.
@@ -69,7 +70,8 @@ pub trait WeightScheme: Sync + Send {
     fn granularity(&self) -> Granularity;
     /// How the codes are stored.
     fn layout(&self) -> Layout;
-    /// Quantizes a `[rows, cols]` matrix: fills `codes` (same length as `weights`) and returns the scales.
+    /// Quantizes a `[rows, cols]` matrix: fills `codes` (same length as `weights`) and returns the scales. A scale is finite if
+    /// and only if all weights that it stands for are: [`quantize`] relies on it.
     ///
     /// # Panics
     /// If `codes` and `weights` differ in length or `weights` is not a multiple of `rows`.
@@ -82,8 +84,26 @@ pub trait ActivationScheme: Sync + Send {
     fn name(&self) -> &'static str;
     /// Largest magnitude of a code.
     fn max_code(&self) -> i8;
-    /// Quantizes one token (`x` and `codes` of equal length) and returns the step.
+    /// Quantizes one token (`x` and `codes` of equal length) and returns the step, which is finite if and only if all of `x` is:
+    /// what is computed from a token that is lost is lost too, and does not look like a number.
     fn quantize(&self, x: &[f32], codes: &mut [i8]) -> f32;
+}
+
+/// Quantizes weights that may hold NaN or infinity, which no code stands for. This costs nothing but a look at the scales.
+///
+/// # Errors
+/// A sentence that names the first such weight.
+///
+/// # Panics
+/// As [`WeightScheme::quantize`].
+pub fn quantize(scheme: &dyn WeightScheme, weights: &[f32], rows: usize, codes: &mut [i8]) -> Result<Vec<f32>, String> {
+    let scales = scheme.quantize(weights, rows, codes);
+    match finite::first_not_finite(&scales) {
+        None => Ok(scales),
+        Some(_) => {
+            Err(finite::first_not_finite(weights).map_or("has a scale beyond f32".to_owned(), finite::complaint))
+        }
+    }
 }
 
 /// Every weight scheme that can be trained, by name; `none` is the absence of one.
@@ -160,8 +180,13 @@ fn to_code(x: f32, multiplier: f32, limit: f32) -> i8 {
     if clamped.is_nan() { 0 } else { (clamped + MAGIC).to_bits() as i8 }
 }
 
-/// The smallest mean or maximum that a scale is made of (the clamp of the official code), so that an all-zero matrix
-/// or token has a positive scale.
+/// At least the smallest mean or maximum that a scale is made of (the clamp of the official code), so that an all-zero matrix
+/// or token has a positive scale. A NaN stays one, which `f32::max` would turn into a healthy scale.
+#[inline(always)]
+fn floored(size: f32) -> f32 {
+    if size < SCALE_FLOOR { SCALE_FLOOR } else { size }
+}
+
 const SCALE_FLOOR: f32 = 1e-5;
 
 /// Mean of `f(w)` in f64 over eight interleaved sums: one fixed order, whatever the machine.
@@ -179,20 +204,23 @@ fn mean_of(weights: &[f32], f: impl Fn(f32) -> f32) -> f64 {
     lanes.iter().sum::<f64>() / weights.len().max(1) as f64
 }
 
+/// The largest magnitude; NaN if one of `x` is.
 #[inline(always)]
 fn abs_max(x: &[f32]) -> f32 {
-    // Eight lanes let the maximum vectorize; a NaN loses every comparison and is ignored.
-    let mut lanes = [0f32; 8];
+    // Without the sign, floats are in the order of their bits, and every NaN is above infinity: a maximum of integers, of which
+    // eight lanes let it vectorize, loses none.
+    let mut lanes = [0i32; 8];
+    let magnitude = |v: f32| (v.to_bits() & 0x7fff_ffff) as i32;
     let chunks = x.chunks_exact(8);
-    for (lane, v) in lanes.iter_mut().zip(chunks.remainder()) {
-        *lane = lane.max(v.abs());
+    for (lane, &v) in lanes.iter_mut().zip(chunks.remainder()) {
+        *lane = (*lane).max(magnitude(v));
     }
     for chunk in chunks {
-        for (lane, v) in lanes.iter_mut().zip(chunk) {
-            *lane = lane.max(v.abs());
+        for (lane, &v) in lanes.iter_mut().zip(chunk) {
+            *lane = (*lane).max(magnitude(v));
         }
     }
-    lanes.into_iter().fold(0.0, f32::max)
+    f32::from_bits(lanes.into_iter().fold(0, i32::max) as u32)
 }
 
 fn lookup<T: ?Sized>(

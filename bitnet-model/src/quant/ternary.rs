@@ -4,7 +4,7 @@
 //! (arXiv:2402.17764, Eq. 1-3; the multiplication by `1 / scale` and the clamp are those of the official
 //! "Training Tips, Code and FAQ", Figure 3). For normal weights 31 % of the codes are zero.
 
-use super::{Granularity, SCALE_FLOOR, WeightScheme, mean_of, to_code};
+use super::{Granularity, WeightScheme, floored, mean_of, to_code};
 use crate::packed::Layout;
 
 /// `ternary`: {-1, 0, +1} with the mean magnitude as scale.
@@ -29,7 +29,7 @@ impl WeightScheme for AbsMean {
 
     fn quantize(&self, weights: &[f32], _rows: usize, codes: &mut [i8]) -> Vec<f32> {
         assert_eq!(weights.len(), codes.len(), "one code per weight");
-        let scale = (mean_of(weights, f32::abs) as f32).max(SCALE_FLOOR);
+        let scale = floored(mean_of(weights, f32::abs) as f32);
         let multiplier = 1.0 / scale;
         for (code, &w) in codes.iter_mut().zip(weights) {
             *code = to_code(w, multiplier, 1.0);

@@ -259,6 +259,50 @@ fn vocabularies_of_llama_cpp_cut_texts_as_it_does() {
 }
 
 #[test]
+fn kinds_of_tokens_are_checked() {
+    let config = config(TensorType::Tq2_0, false);
+    let bytes = model_bytes(&config, TensorType::Tq2_0, I2sLayout::Group128, 1);
+    let key = b"tokenizer.ggml.token_type";
+    // Behind the key: its type, the type and the number of the values, the values.
+    let at = bytes.windows(key.len()).position(|window| window == key).expect("there") + key.len() + 4 + 4 + 8;
+    let with = |index: usize, kind: i32| {
+        let mut bytes = bytes.clone();
+        bytes[at + 4 * index..][..4].copy_from_slice(&kind.to_le_bytes());
+        bytes
+    };
+    for (index, kind) in [(0, 7), (3, -1), (6, i32::MAX), (2, i32::MIN)] {
+        let bytes = with(index, kind);
+        let file = GgufFile::parse(&bytes, "model.gguf").expect("valid");
+        let error = token_lists(&file).expect_err("no such kind").to_string();
+        let expected = format!("`tokenizer.ggml.token_type` is {kind} at index {index}, expected 1 to 6");
+        assert!(error.starts_with("model.gguf: ") && error.contains(&expected), "{error}");
+    }
+    let bytes = with(4, 0);
+    let lists = token_lists(&GgufFile::parse(&bytes, "model.gguf").expect("valid")).expect("lists").expect("there");
+    assert_eq!(lists.types, [2, 3, 1, 1, 1, 1, 6], "llama.cpp writes 0 for a token of no kind");
+}
+
+/// Q2_0 has room for +2, which is no ternary weight.
+#[test]
+fn a_code_that_is_not_ternary_is_named() {
+    let config = config(TensorType::Q2_0, false);
+    let mut bytes = model_bytes(&config, TensorType::Q2_0, I2sLayout::Group128, 1);
+    let start = {
+        let file = GgufFile::parse(&bytes, "model.gguf").expect("valid");
+        let info = file.tensor("blk.0.attn_q.weight").expect("there");
+        file.bytes(info).as_ptr() as usize - bytes.as_ptr() as usize
+    };
+    // The sixth code of the first block: behind the scale, the second byte's second field.
+    bytes[start + 3] |= 0b1100;
+    let model = GgufModel::parse(&bytes, "model.gguf", GgufOptions::default()).expect("valid");
+    let error = model.projection(0, 0).expect_err("not ternary").to_string();
+    assert!(
+        error.contains("blk.0.attn_q.weight") && error.contains("has code 2 at row 0, column 5, expected -1, 0 or 1"),
+        "{error}"
+    );
+}
+
+#[test]
 fn tokenizers_come_back_from_lists() {
     let Some(folder) = shared("tokenizers") else { return };
     let text = "The quick brown fox, don't you know?  It's 2024: 3.14159 \n\n\tcafé naïve 東京 🦙 <|endoftext|>ab  c";

@@ -3,7 +3,8 @@
 use bitnet_model::ModelConfig;
 use bitnet_model::config::{HiddenAct, Quantization, Storage};
 use bitnet_model::files::gguf::{
-    I2sLayout, NORMS, PROJECTIONS, PlannedTensor, TensorType, config_keys, encode_codes, encode_row, pack_i2s,
+    HeaderWriter, I2sLayout, NORMS, PROJECTIONS, PlannedTensor, TensorType, config_keys, encode_codes, encode_row,
+    pack_i2s,
 };
 use bitnet_model::rng::{Stream, generator};
 use rand::Rng;
@@ -88,8 +89,20 @@ pub fn random_row(kind: TensorType, cols: usize, rng: &mut impl Rng) -> Vec<u8> 
 
 /// The bytes of a model of `config` whose projections are of `kind`, with a small tokenizer.
 pub fn model_bytes(config: &ModelConfig, kind: TensorType, layout: I2sLayout, seed: u64) -> Vec<u8> {
+    model_bytes_with(config, kind, layout, seed, |_| {})
+}
+
+/// The same with `more` keys.
+pub fn model_bytes_with(
+    config: &ModelConfig,
+    kind: TensorType,
+    layout: I2sLayout,
+    seed: u64,
+    more: impl FnOnce(&mut HeaderWriter),
+) -> Vec<u8> {
     let mut rng = generator(seed, Stream::Bench);
     let mut keys = config_keys(config, 0);
+    more(&mut keys);
     keys.text("tokenizer.ggml.model", "llama");
     let tokens = ["<unk>", "<s>", "a", "b", "ab", "\u{2581}", "<0x0A>"].map(String::from);
     keys.texts("tokenizer.ggml.tokens", &tokens);

@@ -50,7 +50,8 @@ impl Figures {
         Self(fs::read(folder().join("expected.safetensors")).expect("readable"))
     }
 
-    fn data(&self, name: &str, dtype: Dtype) -> Vec<u8> {
+    /// The bytes of a figure of this type.
+    pub fn bytes(&self, name: &str, dtype: Dtype) -> Vec<u8> {
         let file = TensorFile::parse(&self.0, "expected.safetensors").expect("valid");
         let view = file.view(name).unwrap_or_else(|_| panic!("no figure `{name}`"));
         assert_eq!(view.dtype(), dtype, "{name}");
@@ -59,17 +60,12 @@ impl Figures {
 
     /// Floats, row-major.
     pub fn floats(&self, name: &str) -> Vec<f32> {
-        self.data(name, Dtype::F32).as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect()
-    }
-
-    /// Codes, row-major.
-    pub fn codes(&self, name: &str) -> Vec<i8> {
-        self.data(name, Dtype::I8).into_iter().map(|byte| byte as i8).collect()
+        self.bytes(name, Dtype::F32).as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect()
     }
 
     /// Two sequences of [`LENGTH`] tokens.
     pub fn tokens(&self) -> Vec<u32> {
-        self.data("tokens", Dtype::I32).as_chunks::<4>().0.iter().map(|&b| u32::from_le_bytes(b)).collect()
+        self.bytes("tokens", Dtype::I32).as_chunks::<4>().0.iter().map(|&b| u32::from_le_bytes(b)).collect()
     }
 }
 

@@ -28,7 +28,8 @@ impl ExportArgs {
     /// # Errors
     /// As [`run::export_run`].
     pub fn run(self) -> Result<ExitCode> {
-        run::export_run(&self.run, self.step, &self.out)?;
+        let odd = run::export_run(&self.run, self.step, &self.out)?;
+        odd.iter().for_each(|warning| eprintln!("warning: {warning}"));
         eprintln!("wrote {}", self.out.display());
         Ok(ExitCode::SUCCESS)
     }

@@ -36,8 +36,7 @@ impl Run {
     /// One line: the file, the key and the reason.
     pub fn read(path: &Path, assignments: &[String]) -> Result<Self> {
         let origin = path.display().to_string();
-        let bytes = files::read_bounded(path, 1 << 20)?;
-        let text = String::from_utf8(bytes).map_err(|_| anyhow!("{origin}: is not UTF-8 text"))?;
+        let text = files::text::owned(files::read_bounded(path, 1 << 20)?, &origin)?;
         Self::parse(&text, origin, assignments)
     }
 

@@ -15,9 +15,9 @@
 use std::collections::HashMap;
 
 use anyhow::{Result, bail, ensure};
+use bitnet_model::tokenizer::Tokenizer;
 use rayon::prelude::*;
 use serde_json::Value;
-use tokenizers::Tokenizer;
 
 use super::words::{Memory, words};
 
@@ -46,11 +46,7 @@ impl Encoder {
     ///
     /// Bytes that are no tokenizer.
     pub fn new(json: &[u8]) -> Result<Encoder> {
-        let mut tokenizer =
-            Tokenizer::from_bytes(json).map_err(|error| anyhow::anyhow!("not a usable tokenizer.json: {error}"))?;
-        // Settings for fixed-size batches would cut or fill a corpus.
-        tokenizer.with_truncation(None).map_err(|error| anyhow::anyhow!("{error}"))?;
-        tokenizer.with_padding(None);
+        let tokenizer = Tokenizer::from_bytes(json, "not a usable tokenizer.json")?;
         let value: Value = serde_json::from_slice(json)?;
         ensure!(
             value["model"]["dropout"].as_f64().unwrap_or(0.0) == 0.0,
@@ -109,9 +105,7 @@ impl Encoder {
     }
 
     fn by_library(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.tokenizer.encode_fast(text, false);
-        let encoding = encoding.map_err(|error| anyhow::anyhow!("the tokenizer cannot encode the text: {error}"))?;
-        Ok(encoding.get_ids().to_vec())
+        Ok(self.tokenizer.encode(text)?)
     }
 }
 
@@ -229,7 +223,7 @@ mod tests {
     }
 
     fn whole(encoder: &Encoder, text: &str) -> Vec<u32> {
-        encoder.tokenizer.encode(text, false).expect("encodes").get_ids().to_vec()
+        encoder.tokenizer.encode(text).expect("encodes")
     }
 
     #[test]
@@ -312,6 +306,25 @@ mod tests {
         assert!(!can_cut(&json("null", "null", "<x>")));
         let prefixed = r#"{"type": "ByteLevel", "add_prefix_space": true, "use_regex": true}"#;
         assert!(!can_cut(&json(prefixed, "null", "<x>")));
+    }
+
+    /// The ids of added tokens are those of the file, here as where the model runs.
+    #[test]
+    fn added_tokens_have_the_ids_of_the_file() {
+        let added = [(30, "<a>"), (34, "<b>")].map(|(id, content)| {
+            serde_json::json!({"id": id, "content": content, "special": false, "single_word": false, "lstrip": false,
+                "rstrip": false, "normalized": false})
+        });
+        let vocab: serde_json::Map<_, _> = ('a'..='z').zip(0..).map(|(c, id)| (c.to_string(), id.into())).collect();
+        let json = serde_json::json!({"version": "1.0", "added_tokens": added, "decoder": {"type": "ByteLevel",
+            "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+            "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+            "model": {"type": "BPE", "vocab": vocab, "merges": []}});
+        let json = json.to_string().into_bytes();
+        let encoder = Encoder::new(&json).expect("loads");
+        assert_eq!(encoder.encode(&["a<b>c<a>"]).expect("encodes").concat(), [0, 34, 2, 30]);
+        let built = crate::data::tokenizer::BuiltTokenizer::from_json(json).expect("loads");
+        assert_eq!(built.vocab_size, 35, "the embedding has a row for the last id");
     }
 
     #[test]

@@ -88,7 +88,8 @@ pub fn prepare(
         let mut hash = Sha256::new();
         hash.update(content);
         hash.update(Sha256::digest(&built.json));
-        hash.update(format!("separator {separator:?}\n"));
+        // Other rules for what of a file is text would have to say so here.
+        hash.update(format!("separator {separator:?}, no byte-order mark\n"));
         let key: [u8; 32] = hash.finalize().into();
         let name = if part == Part::Train { "train" } else { "validation" };
         let path = cache.join(format!("{name}-{}.tokens", hex(&key)));

@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use bitnet_model::files::text;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tokenizers::models::bpe::{BPE, BpeTrainer};
@@ -83,7 +84,7 @@ pub fn build(config: &TokenizerConfig, documents: &Documents<'_>) -> Result<Buil
             train_bpe(*vocab_size, *min_frequency, *train_bytes, documents)?
         }
         TokenizerConfig::File { path } => {
-            std::fs::read(path).with_context(|| format!("tokenizer: cannot read {}", path.display()))?
+            text::read(path, LARGEST_TOKENIZER).map_err(|error| anyhow!("tokenizer: {error}"))?.into_bytes()
         }
         TokenizerConfig::Char {} => characters(documents)?,
     };
@@ -231,6 +232,9 @@ fn default_min_frequency() -> u64 {
 fn default_train_bytes() -> usize {
     32 << 20
 }
+
+/// As much as `bitnet_model`'s tokenizer reads.
+const LARGEST_TOKENIZER: u64 = 64 << 20;
 
 const SMALLEST_BPE: usize = 257;
 

@@ -3,15 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use anyhow::{Context, Result, ensure};
-use bitnet_model::ModelConfig;
+use anyhow::{Context, Result, anyhow, ensure};
 use bitnet_model::rng::{Stream, generator};
+use bitnet_model::{ModelConfig, finite};
 use candle_core::{Device, Tensor, Var};
 use rand::Rng;
 
+use crate::ops::values;
+
 /// The latent weights of a model under their Hugging Face names.
 ///
-/// Invariant: exactly the parameters of the configuration, each f32, contiguous and of the right shape.
+/// Invariant: exactly the parameters of the configuration, each f32, contiguous and of the right shape. They begin finite;
+/// whoever changes them sees to it that they stay so.
 pub struct Parameters {
     vars: BTreeMap<String, Var>,
     id: u64,
@@ -59,7 +62,7 @@ impl Parameters {
     /// Parameters whose numbers come from `values(name, shape)`.
     ///
     /// # Errors
-    /// Those of `values`, or if the count does not fit the shape.
+    /// Those of `values`, or if the count does not fit the shape, or a number is NaN or infinite.
     pub fn from_values(
         config: &ModelConfig,
         mut values: impl FnMut(&str, &[usize]) -> Result<Vec<f32>>,
@@ -68,6 +71,7 @@ impl Parameters {
         for (name, shape) in shapes(config) {
             let values = values(&name, &shape)?;
             ensure!(values.len() == shape.iter().product::<usize>(), "{name}: {} values for {shape:?}", values.len());
+            finite::check(&values).map_err(|reason| anyhow!("parameter `{name}` {reason}"))?;
             vars.insert(name, Var::from_vec(values, shape, &Device::Cpu)?);
         }
         Ok(Self { vars, id: NEXT_ID.fetch_add(1, Ordering::Relaxed) })
@@ -89,6 +93,17 @@ impl Parameters {
     /// If there is none.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
         Ok(self.vars.get(name).with_context(|| format!("no parameter `{name}`"))?.as_tensor().clone())
+    }
+
+    /// Fails if a number is NaN or infinite.
+    ///
+    /// # Errors
+    /// The name of the first such parameter, and where.
+    pub fn check_finite(&self) -> Result<()> {
+        for (name, var) in self.iter() {
+            finite::check(&values(var)?).map_err(|reason| anyhow!("parameter `{name}` {reason}"))?;
+        }
+        Ok(())
     }
 
     /// The numbers of a parameter, row-major.

@@ -126,10 +126,11 @@ impl Transformer {
     /// Mean negative log-likelihood of the targets after the inputs, in nats per token.
     ///
     /// # Errors
-    /// As [`Transformer::hidden`], or if the numbers of inputs and targets differ.
+    /// As [`Transformer::hidden`], if the numbers of inputs and targets differ, or the loss is lost to a parameter that is not
+    /// finite, by its name.
     pub fn loss(&self, parameters: &Parameters, batch: Sequences) -> Result<f64> {
         self.check_batch(batch)?;
-        self.ops.loss(self, parameters, batch)
+        blamed(parameters, self.ops.loss(self, parameters, batch))
     }
 
     /// The same, adding the gradients of all parameters to `gradients`.
@@ -138,7 +139,7 @@ impl Transformer {
     /// As [`Transformer::loss`], or if a parameter has no gradient.
     pub fn differentiate(&self, parameters: &Parameters, batch: Sequences, gradients: &mut Gradients) -> Result<f64> {
         self.check_batch(batch)?;
-        self.ops.differentiate(self, parameters, batch, gradients)
+        blamed(parameters, self.ops.differentiate(self, parameters, batch, gradients))
     }
 
     fn check_batch(&self, Sequences { inputs, targets, count, .. }: Sequences) -> Result<()> {
@@ -159,6 +160,14 @@ impl Transformer {
         ensure!(bad.is_none(), "token {} is not below the vocabulary of {vocabulary}", bad.unwrap_or(&0));
         Ok(())
     }
+}
+
+/// A loss that is none has a reason: the first parameter that is not finite, if there is one.
+fn blamed(parameters: &Parameters, loss: Result<f64>) -> Result<f64> {
+    if !loss.as_ref().is_ok_and(|loss| loss.is_finite()) {
+        parameters.check_finite()?;
+    }
+    loss
 }
 
 fn block(

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result};
-use bitnet_model::ModelConfig;
+use anyhow::{Context, Result, anyhow};
+use bitnet_model::{ModelConfig, quant};
 use rayon::prelude::*;
 
 use super::values;
@@ -16,7 +16,7 @@ pub type Codes = BTreeMap<String, Vec<i8>>;
 /// and gives what it returns, in the order of layers.
 ///
 /// # Errors
-/// If a parameter is missing.
+/// If a parameter is missing or not finite.
 pub fn quantized<T: Send>(
     config: &ModelConfig,
     parameters: &Parameters,
@@ -33,7 +33,8 @@ pub fn quantized<T: Send>(
             let latent = parameters.tensor(&name)?;
             let latent = values(&latent).with_context(|| name.clone())?;
             let mut codes = vec![0i8; latent.len()];
-            let scales = scheme.quantize(&latent, rows, &mut codes);
+            let scales = quant::quantize(scheme, &latent, rows, &mut codes);
+            let scales = scales.map_err(|reason| anyhow!("parameter `{name}` {reason}"))?;
             Ok(each(name, codes, scales))
         })
         .collect()

@@ -5,8 +5,8 @@
 //! have no gradient either, so the slow forms are used.
 
 use bitnet_model::config::HiddenAct;
-use bitnet_model::quant::{ActivationScheme, WeightScheme, scale_of};
-use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
+use bitnet_model::quant::{self, ActivationScheme, WeightScheme, scale_of};
+use candle_core::{CpuStorage, CustomOp1, D, Error, Layout, Result, Shape, Tensor};
 use candle_nn::{loss, ops, rotary_emb};
 
 use super::values::{operand, tensor_like, values};
@@ -108,10 +108,10 @@ struct QuantizeWeights {
 }
 
 impl QuantizeWeights {
-    fn quantize(&self, w: &[f32], rows: usize) -> (Vec<i8>, Vec<f32>) {
+    fn quantize(&self, w: &[f32], rows: usize) -> Result<(Vec<i8>, Vec<f32>)> {
         let mut codes = vec![0i8; w.len()];
-        let scales = self.scheme.quantize(w, rows, &mut codes);
-        (codes, scales)
+        let scales = quant::quantize(self.scheme, w, rows, &mut codes);
+        Ok((codes, scales.map_err(|reason| Error::msg(format!("a weight matrix {reason}")))?))
     }
 }
 
@@ -123,7 +123,7 @@ impl CustomOp1 for QuantizeWeights {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let w = operand(storage, layout)?;
         let (rows, cols) = layout.shape().dims2()?;
-        let (codes, scales) = self.quantize(w, rows);
+        let (codes, scales) = self.quantize(w, rows)?;
         let out = codes.iter().enumerate().map(|(i, &c)| f32::from(c) * scale_of(&scales, i / cols)).collect();
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
@@ -131,7 +131,7 @@ impl CustomOp1 for QuantizeWeights {
     fn bwd(&self, w: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
         let rows = w.dims2()?.0;
         let w_values = values(w)?;
-        let (_, scales) = self.quantize(&w_values, rows);
+        let (_, scales) = self.quantize(&w_values, rows)?;
         let mut gradient = values(&dy.contiguous()?)?.to_vec();
         let (low, high) = self.scheme.code_range();
         let grid = Grid { rows, scales: &scales, max_code: low.unsigned_abs().max(high.unsigned_abs()) };

@@ -1,6 +1,7 @@
 //! AdamW with its moments in the open, so that a run can be stored and resumed exactly.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use bitnet_model::finite;
 use candle_core::Var;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -79,7 +80,7 @@ impl AdamW {
     /// An optimizer that goes on where a checkpoint stopped, after `steps` steps.
     ///
     /// # Errors
-    /// If the moments are not those of `parameters`.
+    /// If the moments are not those of `parameters`, or not finite.
     pub fn resume(
         config: AdamWConfig,
         parameters: &Parameters,
@@ -95,6 +96,7 @@ impl AdamW {
             first[places.range(index)].copy_from_slice(&stored.first);
             second[places.range(index)].copy_from_slice(&stored.second);
         }
+        resumed.check_moments()?;
         resumed.steps = steps;
         Ok(resumed)
     }
@@ -112,7 +114,8 @@ impl AdamW {
     /// Returns the norm before clipping.
     ///
     /// # Errors
-    /// If a parameter has no gradient, or the norm is not finite; then nothing has changed.
+    /// If a parameter has no gradient, or the norm is not finite; then nothing has changed. Or if the step made a weight or a
+    /// moment of it NaN or infinite: that names the first, and the parameters are lost.
     pub fn step(
         &mut self,
         parameters: &Parameters,
@@ -125,7 +128,10 @@ impl AdamW {
         let gradients = gradients.all(&self.places)?;
         let mean_factor = 1.0 / f64::from(micro_batches);
         let norm = norm(gradients) * mean_factor;
-        ensure!(norm.is_finite(), "the gradient norm is {norm}");
+        if !norm.is_finite() {
+            parameters.check_finite()?;
+            bail!("the gradient norm is {norm}");
+        }
         self.steps += 1;
         let clip = self.config.clip_norm;
         // The constant is PyTorch's (`clip_grad_norm_`).
@@ -144,8 +150,22 @@ impl AdamW {
         let vars: Vec<&Var> = parameters.iter().map(|(_, var)| var).collect();
         let steps = vars.iter().map(|var| step(if decays(var.dims()) { weight_decay } else { 0.0 })).collect();
         let (places, moments) = (&self.places, &mut self.moments);
-        values_mut(&vars, |weights| update(weights, places, moments, gradients, steps))?;
+        let mut is_finite = true;
+        values_mut(&vars, |weights| is_finite = update(weights, places, moments, gradients, steps))?;
+        if !is_finite {
+            parameters.check_finite().context("its result cannot be used")?;
+            self.check_moments()?;
+        }
         Ok(norm)
+    }
+
+    fn check_moments(&self) -> Result<()> {
+        for (name, moments) in self.moments() {
+            for (which, values) in [("first", moments.first), ("second", moments.second)] {
+                finite::check(values).map_err(|reason| anyhow!("the {which} moment of `{name}` {reason}"))?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -153,8 +173,14 @@ impl AdamW {
 const CHUNK: usize = 1 << 14;
 
 /// The update of all parameters, in one loop over pieces of them: most parameters are too small to be shared out by
-/// themselves.
-fn update(weights: Vec<&mut [f32]>, places: &Places, moments: &mut Moments, gradients: &[f32], steps: Vec<AdamWStep>) {
+/// themselves. Returns whether all that it wrote is finite.
+fn update(
+    weights: Vec<&mut [f32]>,
+    places: &Places,
+    moments: &mut Moments,
+    gradients: &[f32],
+    steps: Vec<AdamWStep>,
+) -> bool {
     let firsts = places.split_mut(&mut moments.first, 0..places.count());
     let seconds = places.split_mut(&mut moments.second, 0..places.count());
     let mut tasks = Vec::with_capacity(places.count() + places.total() / CHUNK);
@@ -165,7 +191,7 @@ fn update(weights: Vec<&mut [f32]>, places: &Places, moments: &mut Moments, grad
         let pieces = weights.chunks_mut(CHUNK).zip(moments).zip(gradients[places.range(index)].chunks(CHUNK));
         tasks.extend(pieces.map(|((w, (m, v)), g)| (w, m, v, g, step)));
     }
-    tasks.into_par_iter().for_each(|(w, m, v, g, step)| adamw(w, m, v, g, &step));
+    tasks.into_par_iter().map(|(w, m, v, g, step)| adamw(w, m, v, g, &step)).reduce(|| true, |a, b| a & b)
 }
 
 #[cfg(test)]

@@ -162,7 +162,8 @@ impl Session<'_> {
                 let index = step * u64::from(train.gradient_accumulation) + u64::from(micro);
                 let (inputs, targets) = (&batch.inputs, &batch.targets);
                 let sequences = Sequences { inputs, targets, count: train.batch_size, index };
-                let loss = model.differentiate(&self.parameters, sequences, &mut gradients)?;
+                let loss = model.differentiate(&self.parameters, sequences, &mut gradients);
+                let loss = loss.map_err(|e| e.context(self.broken("the step failed")))?;
                 ensure!(loss.is_finite(), "{}", self.broken(&format!("the loss is {loss}")));
                 loss_sum += loss;
             }
@@ -258,7 +259,9 @@ impl Session<'_> {
         let settings = &self.run.config.export;
         let exported = settings.at_end.then(|| self.folder.model());
         if let Some(path) = &exported {
-            export(path, &self.config, &self.parameters, settings.float_type, self.prepared.tokenizer_json.clone())?;
+            let json = self.prepared.tokenizer_json.clone();
+            let odd = export(path, &self.config, &self.parameters, settings.float_type, json)?;
+            odd.iter().for_each(|warning| eprintln!("warning: {warning}"));
         }
         let (peak, estimated) = (peak_memory(), self.estimated_memory());
         if let Some(peak) = peak {
@@ -324,11 +327,11 @@ impl Session<'_> {
     }
 }
 
-/// Exports a checkpoint of a run: the newest, or that of `step`.
+/// Exports a checkpoint of a run: the newest, or that of `step`. Returns what looks wrong in the model, a sentence each.
 ///
 /// # Errors
 /// If there is no such checkpoint or the folder cannot be written.
-pub fn export_run(root: &Path, step: Option<u64>, out: &Path) -> Result<()> {
+pub fn export_run(root: &Path, step: Option<u64>, out: &Path) -> Result<Vec<String>> {
     let folder = RunFolder::open(root)?;
     let run = Run::read(&folder.config(), &[])?;
     let latest = match step {

@@ -98,7 +98,16 @@ fn a_value_of_the_wrong_type_is_named_by_line_and_key() {
         let section = to.starts_with("warmup") && message.contains(key);
         assert!(message.starts_with(&numbered) || section, "{message}, expected {numbered}");
         assert!(!message.contains('\n'), "{message}");
+        // The same file as other editors write it.
+        fs::write(&path, format!("\u{feff}{}", text.replace('\n', "\r\n"))).expect("written");
+        assert_eq!(format!("{:#}", Run::read(&path, &[]).err().expect("refused")), message);
     }
+    fs::write(&path, format!("\u{feff}{}", good.replace('\n', "\r\n"))).expect("written");
+    Run::read(&path, &[]).expect("a mark and other line ends change nothing");
+    let wide: Vec<u8> = [0xfeff].into_iter().chain(good.encode_utf16()).flat_map(u16::to_le_bytes).collect();
+    fs::write(&path, wide).expect("written");
+    let message = format!("{:#}", Run::read(&path, &[]).err().expect("refused"));
+    assert!(message.contains("tiny.toml: is UTF-16 text: convert it to UTF-8"), "{message}");
 }
 
 #[test]

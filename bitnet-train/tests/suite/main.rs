@@ -11,6 +11,7 @@ mod definitions;
 mod end_to_end;
 mod gradients;
 mod init_from;
+mod not_finite;
 mod overfit;
 mod parity;
 mod passes;

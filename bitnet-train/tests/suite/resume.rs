@@ -125,11 +125,12 @@ fn a_loss_that_is_not_a_number_stops_the_run_and_names_the_checkpoint() {
     let root = tempfile::tempdir().expect("temp dir");
     let run = tiny::run(root.path(), 8, &[]);
     tiny::first_step(&run);
-    // The file ends with the numbers of its last tensor, a norm; one of them that is no number spoils every loss.
+    // The file ends with the numbers of its last tensor, a norm; one of them that is as large as a number can be spoils every
+    // loss.
     let weights = run.folder().join("checkpoints/step-00000001/model.safetensors");
     let mut bytes = fs::read(&weights).expect("weights");
     let end = bytes.len();
-    bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    bytes[end - 4..].copy_from_slice(&f32::MAX.to_le_bytes());
     fs::write(&weights, bytes).expect("written");
     let error = run::resume(&run.folder(), &AtomicBool::new(false)).expect_err("no number");
     let message = format!("{error:#}");

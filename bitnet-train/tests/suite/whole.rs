@@ -16,8 +16,49 @@ use crate::definitions::{attention, cross_entropy, gated, linear, rms_norm};
 /// Numbers of each parameter, by name.
 pub type Values = BTreeMap<String, Vec<f64>>;
 
+/// A term of the definition that a wrong program might lack.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Term {
+    InputNorm,
+    AttentionSubNorm,
+    MiddleNorm,
+    FeedForwardSubNorm,
+    FinalNorm,
+    /// Added to the mean square in all norms: the tenth of it.
+    Epsilon,
+    /// Queries and keys stay as they are.
+    Rotation,
+    AttentionResidual,
+    FeedForwardResidual,
+    /// The gate's function.
+    Activation,
+    /// `1 / sqrt(head_dim)`.
+    AttentionScale,
+    /// A token sees those after it too: the other way round, so that none is left out.
+    CausalMask,
+}
+
+impl Term {
+    pub const ALL: [Self; 12] = [
+        Self::InputNorm,
+        Self::AttentionSubNorm,
+        Self::MiddleNorm,
+        Self::FeedForwardSubNorm,
+        Self::FinalNorm,
+        Self::Epsilon,
+        Self::Rotation,
+        Self::AttentionResidual,
+        Self::FeedForwardResidual,
+        Self::Activation,
+        Self::AttentionScale,
+        Self::CausalMask,
+    ];
+}
+
 /// A model and a batch.
 pub struct Whole {
+    /// What is left out, to see how far the result is then off.
+    pub without: Option<Term>,
     pub config: ModelConfig,
     pub estimator: &'static str,
     pub inputs: Vec<u32>,
@@ -117,7 +158,10 @@ impl Whole {
         rounding: &mut Rounding,
     ) -> f64 {
         let config = &self.config;
-        let (h, eps) = (config.hidden_size, f64::from(config.rms_norm_eps));
+        let has = |term| self.without != Some(term);
+        let h = config.hidden_size;
+        let eps = f64::from(config.rms_norm_eps) * if has(Term::Epsilon) { 1.0 } else { 0.1 };
+        let norm = |x: Vec<f64>, name: &str, term| if has(term) { rms_norm(&x, &values[name], eps) } else { x };
         let seq = self.inputs.len() / self.count;
         let spec = AttentionSpec {
             heads: config.num_attention_heads,
@@ -125,6 +169,12 @@ impl Whole {
             head_dim: config.head_dim,
             rope: Arc::new(RopeTable::new(seq, config.head_dim, config.rope_theta)),
         };
+        let still = RopeTable {
+            cos: vec![1.0; seq * spec.rope.half],
+            sin: vec![0.0; seq * spec.rope.half],
+            half: spec.rope.half,
+        };
+        let spec = if has(Term::Rotation) { spec } else { AttentionSpec { rope: Arc::new(still), ..spec } };
         let embedding = &values["model.embed_tokens.weight"];
         let rows = self.inputs.iter().flat_map(|&token| &embedding[token as usize * h..][..h]);
         let mut stream: Vec<f64> = rows.copied().collect();
@@ -144,27 +194,49 @@ impl Whole {
                 assert_eq!(w.len(), rows * cols);
                 linear(&x, &w, cols)
             };
-            let normed = rms_norm(&stream, &values[&name("input_layernorm")], eps);
-            let [q, k, v] = ["q_proj", "k_proj", "v_proj"].map(|of| project(&normed, &format!("self_attn.{of}")));
-            let mut mixed = attention(&q, &k, &v, seq, &spec);
-            if config.sub_norms {
-                mixed = rms_norm(&mixed, &values[&name("self_attn.attn_sub_norm")], eps);
+            let normed = norm(stream.clone(), &name("input_layernorm"), Term::InputNorm);
+            let [mut q, mut k, mut v] =
+                ["q_proj", "k_proj", "v_proj"].map(|of| project(&normed, &format!("self_attn.{of}")));
+            if !has(Term::AttentionScale) {
+                q.iter_mut().for_each(|q| *q *= (config.head_dim as f64).sqrt());
             }
-            add(&mut stream, &project(&mixed, "self_attn.o_proj"));
-            let normed = rms_norm(&stream, &values[&name("post_attention_layernorm")], eps);
+            let turn = |x: &mut Vec<f64>| *x = backwards(x, seq, self.count);
+            if !has(Term::CausalMask) {
+                [&mut q, &mut k, &mut v].into_iter().for_each(turn);
+            }
+            let mut mixed = attention(&q, &k, &v, seq, &spec);
+            if !has(Term::CausalMask) {
+                turn(&mut mixed);
+            }
+            if config.sub_norms {
+                mixed = norm(mixed, &name("self_attn.attn_sub_norm"), Term::AttentionSubNorm);
+            }
+            let attended = project(&mixed, "self_attn.o_proj");
+            stream = if has(Term::AttentionResidual) { sum(&stream, &attended) } else { attended };
+            let normed = norm(stream.clone(), &name("post_attention_layernorm"), Term::MiddleNorm);
             let [gate, up] = ["mlp.gate_proj", "mlp.up_proj"].map(|of| project(&normed, of));
             let mut inner = gated(&gate, &up, config.hidden_act);
-            if config.sub_norms {
-                inner = rms_norm(&inner, &values[&name("mlp.ffn_sub_norm")], eps);
+            if !has(Term::Activation) {
+                inner = gate.iter().zip(&up).map(|(gate, up)| gate * up).collect();
             }
-            add(&mut stream, &project(&inner, "mlp.down_proj"));
+            if config.sub_norms {
+                inner = norm(inner, &name("mlp.ffn_sub_norm"), Term::FeedForwardSubNorm);
+            }
+            let fed = project(&inner, "mlp.down_proj");
+            stream = if has(Term::FeedForwardResidual) { sum(&stream, &fed) } else { fed };
         }
-        let normed = rms_norm(&stream, &values["model.norm.weight"], eps);
+        let normed = norm(stream, "model.norm.weight", Term::FinalNorm);
         let head = values.get("lm_head.weight").unwrap_or(embedding);
         cross_entropy(&normed, head, &self.targets)[0]
     }
 }
 
-fn add(stream: &mut [f64], x: &[f64]) {
-    stream.iter_mut().zip(x).for_each(|(stream, x)| *stream += x);
+fn sum(a: &[f64], b: &[f64]) -> Vec<f64> {
+    a.iter().zip(b).map(|(a, b)| a + b).collect()
+}
+
+/// The rows of each of `count` sequences in the opposite order.
+fn backwards(x: &[f64], seq: usize, count: usize) -> Vec<f64> {
+    let width = x.len() / seq / count;
+    x.chunks(seq * width).flat_map(|sequence| sequence.chunks(width).rev().flatten()).copied().collect()
 }

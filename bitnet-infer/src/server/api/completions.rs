@@ -21,6 +21,8 @@ use crate::server::state::Server;
 struct Prompt {
     tokens: Vec<u32>,
     text: String,
+    /// What becomes of a character that the tokens begin and do not end, if nothing follows.
+    unfinished: String,
     /// Where each token begins in the text, in characters, if that is needed.
     offsets: Vec<usize>,
 }
@@ -67,13 +69,16 @@ fn prepare(server: &Arc<Server>, bytes: &[u8]) -> Result<(Common, Shape), ApiErr
     };
     let add_special = fields.flag("add_special_tokens")?.unwrap_or(true);
     let details = Details { add_special, text: echo, offsets: echo && logprobs.is_some() };
-    let prompts = prompts(&mut fields, server, details)?;
+    let mut prompts = prompts(&mut fields, server, details)?;
     common.fit(prompts.iter().map(|prompt| prompt.tokens.len()), DEFAULT_TOKENS, server)?;
     let scored: usize = prompts.iter().map(|prompt| prompt.tokens.len()).sum();
     if echo && logprobs.is_some_and(|top| scored.saturating_mul(top + 1) > MOST_SCORES) {
         let message =
             format!("with `echo` asks for more than {MOST_SCORES} log-probabilities: send fewer prompts at a time");
         return Err(ApiError::field("logprobs", message));
+    }
+    if common.options.max_tokens == 0 {
+        prompts.iter_mut().for_each(|prompt| prompt.text.push_str(&prompt.unfinished));
     }
     common.options.logprobs = logprobs;
     common.options.prompt_logprobs = logprobs.filter(|_| echo);
@@ -132,27 +137,37 @@ impl Prompt {
             false => tokenizer.encode(&text)?,
         };
         server.check_length(tokens.len())?;
-        let offsets = if details.offsets { offsets(server, &tokens)? } else { Vec::new() };
-        Ok(Self { tokens, text, offsets })
+        let offsets = if details.offsets { Decoded::of(server, &tokens)?.offsets } else { Vec::new() };
+        Ok(Self { tokens, text, unfinished: String::new(), offsets })
     }
 
     fn of_tokens(server: &Server, tokens: Vec<u32>, details: Details) -> Result<Self, ApiError> {
-        let text = if details.text { server.tokenizer()?.decode(&tokens)? } else { String::new() };
-        let offsets = if details.offsets { offsets(server, &tokens)? } else { Vec::new() };
-        Ok(Self { tokens, text, offsets })
+        let decoded = if details.text { Decoded::of(server, &tokens)? } else { Decoded::default() };
+        Ok(Self { tokens, text: decoded.text, unfinished: decoded.unfinished, offsets: decoded.offsets })
     }
 }
 
-/// Characters of the decoded text before each token.
-fn offsets(server: &Server, tokens: &[u32]) -> Result<Vec<usize>, ApiError> {
-    let mut decoded = TextStream::new(server.tokenizer()?, &[])?;
-    let mut at = 0;
-    let mut offsets = Vec::with_capacity(tokens.len());
-    for &token in tokens {
-        offsets.push(at);
-        at += decoded.push(token)?.chars().count();
+/// The text of tokens, as the text that is generated goes on behind it.
+#[derive(Default)]
+struct Decoded {
+    text: String,
+    unfinished: String,
+    /// Characters of the text before each token.
+    offsets: Vec<usize>,
+}
+
+impl Decoded {
+    fn of(server: &Server, tokens: &[u32]) -> Result<Self, ApiError> {
+        let mut stream = TextStream::new(server.tokenizer()?, &[])?;
+        let (mut text, mut at, mut offsets) = (String::new(), 0, Vec::with_capacity(tokens.len()));
+        for &token in tokens {
+            offsets.push(at);
+            let piece = stream.push(token)?;
+            at += piece.chars().count();
+            text.push_str(&piece);
+        }
+        Ok(Self { text, unfinished: stream.finish(), offsets })
     }
-    Ok(offsets)
 }
 
 impl Shape {

@@ -2,6 +2,7 @@
 
 use std::ops::RangeInclusive;
 
+use bitnet_model::files::text;
 use serde_json::{Map, Value};
 
 use crate::server::error::ApiError;
@@ -20,6 +21,8 @@ impl Fields {
         if body.is_empty() {
             return Err(ApiError::invalid("the body is empty, expected a JSON object"));
         }
+        // Some clients send a file as an editor wrote it.
+        let body = text::content(body, "the body").map_err(|e| ApiError::invalid(e.to_string()))?;
         match serde_json::from_slice(body) {
             Ok(Value::Object(map)) => Ok(Self { map }),
             Ok(other) => Err(ApiError::invalid(format!("the body is {}, expected a JSON object", kind(&other)))),

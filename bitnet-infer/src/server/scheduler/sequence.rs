@@ -76,8 +76,8 @@ impl<'a> Sequence<'a> {
     /// The choice `nth` of the same prompt, at the point where they part.
     ///
     /// # Errors
-    /// If the tokenizer's decoder fails.
-    pub fn fork(&self, nth: usize, tokenizer: &'a Tokenizer) -> engine::Result<Self> {
+    /// If a setting of the sampler is out of its range.
+    pub fn fork(&self, nth: usize) -> engine::Result<Self> {
         let mut config = self.ticket.options.sampler.clone();
         let choice = self.choice + nth;
         config.seed = config.seed.wrapping_add(choice as u64);
@@ -92,7 +92,7 @@ impl<'a> Sequence<'a> {
             sampler: Sampler::new(config)?.after_prompt(self.prompt_tokens),
             constraint: self.constraint.clone(),
             scores: None,
-            text: Text::new(tokenizer, &self.tokens, &self.ticket.options.stops)?,
+            text: self.text.clone(),
             outbox: Outbox::default(),
             cached_tokens: self.cached_tokens,
             admitted: self.admitted,
@@ -121,7 +121,7 @@ impl<'a> Sequence<'a> {
         let ends = options.end_tokens.contains(&token) && self.generated() > options.min_tokens;
         let (mut text, mut tokens) = self.text.push(token, score, ends)?;
         let complete = self.constraint.as_mut().map(|constraint| constraint.push(token));
-        let finish = if ends {
+        let mut finish = if ends {
             Some(Finish::EndToken(token))
         } else if let Some(Err(reason)) = complete {
             Some(Finish::Broken(reason))
@@ -138,6 +138,10 @@ impl<'a> Sequence<'a> {
             let (rest, held) = self.text.finish();
             text.push_str(&rest);
             tokens.extend(held);
+        }
+        // The last of a text, which is held back while a character is incomplete, may be a stop text too.
+        if let (Some(Finish::EndToken(_) | Finish::Length), Some(stop)) = (&finish, self.text.stopped()) {
+            finish = Some(Finish::StopText(stop));
         }
         if !text.is_empty() || !tokens.is_empty() {
             self.send(Event::Text { choice: self.choice, text, tokens });
@@ -210,6 +214,7 @@ impl Outbox {
 }
 
 /// The text of a sequence as its reader sees it.
+#[derive(Clone)]
 pub struct Text<'a> {
     stream: TextStream<'a>,
     stops: StopFilter,
@@ -254,8 +259,8 @@ impl<'a> Text<'a> {
 
     /// What was held back, now that the text has ended: of a text that was stopped, nothing that belongs to the stop text.
     fn finish(&mut self) -> (String, Vec<Scored>) {
-        let stopped = self.stops.stopped().is_some();
-        let text = self.stops.finish();
+        let ended = self.stops.stopped().is_none().then(|| self.stops.end(&self.stream.finish()));
+        let (text, stopped) = (ended.unwrap_or_default(), self.stops.stopped().is_some());
         self.given += text.chars().count();
         let given = self.given;
         let held = std::mem::take(&mut self.held);

@@ -365,7 +365,7 @@ impl<'a> Worker<'a> {
         if self.running[place].generated() == 0 {
             self.deliver_prompt(place);
             for nth in 1..=forks {
-                let fork = self.running[place].fork(nth, self.tokenizer).inspect_err(|_| {
+                let fork = self.running[place].fork(nth).inspect_err(|_| {
                     // Those that were not made yet end with the others.
                     self.running[place].forks = forks + 1 - nth;
                 })?;

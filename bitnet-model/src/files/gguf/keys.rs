@@ -56,10 +56,19 @@ impl<'f, 'a> Keys<'f, 'a> {
             None => return Ok(None),
             Some(Value::Unsigned(n)) => usize::try_from(n).ok(),
             Some(Value::Signed(n)) => usize::try_from(n).ok(),
+            // One number for each block: as good as one, if they are equal.
+            Some(Value::Array(array)) => array.integers().and_then(|mut all| {
+                let first = all.next()?;
+                all.all(|other| other == first).then_some(usize::try_from(first).ok()).flatten()
+            }),
             Some(_) => None,
         };
         number.map(Some).ok_or_else(|| {
-            self.fail(key, format!("is {}, expected an integer", self.file.value(key).map_or_else(String::new, shown)))
+            let reason = match self.file.value(key) {
+                Some(Value::Array(_)) => "is a list of different numbers, expected one for all blocks".to_owned(),
+                other => format!("is {}, expected an integer", other.map_or_else(String::new, shown)),
+            };
+            self.fail(key, reason)
         })
     }
 

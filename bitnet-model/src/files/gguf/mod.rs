@@ -11,8 +11,10 @@ mod model;
 mod parse;
 mod probe;
 mod quantize;
+mod spans;
 mod tokens;
 mod types;
+mod unread;
 mod write;
 
 pub use blocks::{decode_codes, decode_row};
@@ -20,7 +22,7 @@ pub use keys::{EOS_TOKENS, NORMS, PROJECTIONS};
 pub use layout::{I2sLayout, pack_i2s, unpack_i2s};
 pub use model::{GgufModel, GgufOptions};
 pub use parse::{Array, GgufFile, TensorInfo, Value};
-pub use quantize::{encode_codes, encode_row};
+pub use quantize::{encode_codes, encode_row, half_scale};
 pub use tokens::{
     CHAT_TEMPLATE, HUGGING_FACE_JSON, TokenLists, added_tokens, chat_template, token_lists, tokenizer_json,
 };

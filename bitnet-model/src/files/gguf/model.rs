@@ -8,6 +8,7 @@ use super::layout::{I2sLayout, unpack_i2s};
 use super::parse::{GgufFile, TensorInfo};
 use super::probe;
 use super::types::TensorType;
+use super::unread;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::files::hugging_face::quantize;
@@ -15,6 +16,7 @@ use crate::files::source::{
     ROTATED, TableBytes, TableView, TensorRecord, WeightSource, row_of_neighbours, rows_from, uniform_scales,
 };
 use crate::files::tensors::FloatBytes;
+use crate::finite;
 use crate::packed::{Layout, PackedMatrix};
 use crate::weights::{FloatData, FloatMatrix, FloatType, LinearWeights};
 
@@ -43,8 +45,15 @@ impl<'a> GgufModel<'a> {
     pub fn parse(bytes: &'a [u8], origin: &str, options: GgufOptions) -> Result<Self> {
         let file = GgufFile::parse(bytes, origin)?;
         let mut notes = Vec::new();
+        if let Some((part, parts)) = file.part() {
+            let reason = format!(
+                "is part {part} of {parts} of a split model: join the parts with `llama-gguf-split --merge` of llama.cpp first"
+            );
+            return Err(Error::format(origin, reason));
+        }
         let keys = Keys::new(&file)?;
         let config = keys::config(&keys, &mut notes)?;
+        unread::check(&keys, &config)?;
         let neighbours = keys.architecture == LLAMA;
         config.validate(origin)?;
         let mut model = Self { file, config, neighbours, i2s: I2sLayout::Group128, notes };
@@ -143,10 +152,7 @@ impl<'a> GgufModel<'a> {
     }
 
     fn finite(&self, name: &str, values: &[f32]) -> Result<()> {
-        match values.iter().position(|value| !value.is_finite()) {
-            Some(at) => Err(self.fail(name, format!("holds NaN or infinity at element {at}"))),
-            None => Ok(()),
-        }
+        finite::check(values).map_err(|reason| self.fail(name, reason))
     }
 
     fn table(&self, name: &'static str) -> Result<TableView<'_>> {
@@ -214,7 +220,7 @@ impl<'a> GgufModel<'a> {
             Some(float_type) => {
                 let floats = FloatBytes { float_type, bytes };
                 if let Some(at) = floats.first_not_finite() {
-                    return Err(fail(format!("holds NaN or infinity at element {at}")));
+                    return Err(fail(finite::complaint(at)));
                 }
                 FloatMatrix { rows, cols, data: floats.to_data() }
             }
@@ -231,6 +237,7 @@ impl<'a> GgufModel<'a> {
             floats
         } else {
             let scaled: Vec<f32> = floats.to_f32().into_iter().map(|value| value * extra).collect();
+            self.finite(&name, &scaled)?;
             FloatMatrix::new(rows, cols, &scaled, FloatType::F32)
         };
         match (layout, info.kind.float_type()) {

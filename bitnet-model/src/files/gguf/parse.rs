@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::MAGIC;
 use super::cursor::Cursor;
+use super::spans;
 use super::types::TensorType;
 use crate::error::{Error, Result};
 
@@ -211,6 +212,8 @@ impl<'a> GgufFile<'a> {
         }
         let start = cursor.position().checked_next_multiple_of(alignment);
         let start = start.ok_or_else(|| fail("is too long for this machine".into()))?;
+        spans::check(&tensors, bytes.len().saturating_sub(start), alignment)
+            .map_err(|(name, reason)| Error::tensor(origin, name, reason))?;
         place(&mut tensors, start, bytes.len()).map_err(|(name, reason)| Error::tensor(origin, name, reason))?;
         Ok(Self { origin: origin.to_owned(), bytes, version, values, tensors })
     }
@@ -228,6 +231,17 @@ impl<'a> GgufFile<'a> {
     /// The value of `key`.
     pub fn value(&self, key: &str) -> Option<Value<'a>> {
         self.values.get(key).copied()
+    }
+
+    /// Which part of how many this file is, counted from 1, if its model is split over several.
+    pub fn part(&self) -> Option<(u64, u64)> {
+        let number = |key| match self.value(key) {
+            Some(Value::Unsigned(n)) => Some(n),
+            Some(Value::Signed(n)) => u64::try_from(n).ok(),
+            _ => None,
+        };
+        let parts = number("split.count").filter(|&parts| parts > 1)?;
+        Some((number("split.no").unwrap_or(0).saturating_add(1), parts))
     }
 
     /// All keys and values, sorted.
@@ -276,11 +290,16 @@ fn value<'a>(cursor: &mut Cursor<'a>, key: &str) -> Result<Value<'a>, String> {
 }
 
 fn alignment(values: &BTreeMap<&str, Value>) -> Result<usize, String> {
-    match values.get(ALIGNMENT_KEY) {
-        None => Ok(DEFAULT_ALIGNMENT),
-        Some(&Value::Unsigned(n)) if n.is_power_of_two() && (8..=1 << 20).contains(&n) => Ok(n as usize),
-        Some(&other) => Err(format!("is {}, expected a power of two from 8 to {}", super::keys::shown(other), 1 << 20)),
-    }
+    let Some(&value) = values.get(ALIGNMENT_KEY) else { return Ok(DEFAULT_ALIGNMENT) };
+    // Other programs store it as any kind of integer.
+    let number = match value {
+        Value::Unsigned(n) => usize::try_from(n).ok(),
+        Value::Signed(n) => usize::try_from(n).ok(),
+        _ => None,
+    };
+    number.filter(|n| n.is_power_of_two() && (8..=1 << 20).contains(n)).ok_or_else(|| {
+        format!("is {}, expected an integer that is a power of two from 8 to {}", super::keys::shown(value), 1 << 20)
+    })
 }
 
 /// A tensor as the file describes it; its offset is still that from the first tensor.

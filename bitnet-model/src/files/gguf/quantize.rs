@@ -30,10 +30,7 @@ pub fn encode_row(kind: TensorType, values: &[f32], out: &mut Vec<u8>) {
 /// If the row is no whole number of blocks, or `kind` is none of TQ1_0, TQ2_0, Q1_0, Q2_0.
 pub fn encode_codes(kind: TensorType, codes: &[i8], scale: f32, out: &mut Vec<u8>) -> Result<(), String> {
     assert!(codes.len().is_multiple_of(kind.block()), "whole blocks of {}", kind.name());
-    let d = f16::from_f32(scale);
-    if !(d.is_finite() && d > f16::ZERO) {
-        return Err(format!("has scale {scale}, which f16 cannot hold"));
-    }
+    let d = half_scale(scale)?;
     let (low, what) = if kind == TensorType::Q1_0 { (-1, "binary") } else { (-1, "ternary") };
     let is_code = |code: i8| (low..=1).contains(&code) && (kind != TensorType::Q1_0 || code != 0);
     if let Some(col) = codes.iter().position(|&code| !is_code(code)) {
@@ -74,6 +71,22 @@ pub fn encode_codes(kind: TensorType, codes: &[i8], scale: f32, out: &mut Vec<u8
         }
     }
     Ok(())
+}
+
+/// A scale as f16 holds it.
+///
+/// # Errors
+/// A sentence, if it is too large for f16, or so small that rounding takes half of it or more, and all codes with it.
+pub fn half_scale(scale: f32) -> Result<f16, String> {
+    let held = f16::from_f32(scale);
+    if !held.is_finite() {
+        return Err(format!("has a scale of {scale:e}, which is too large for f16 (at most {})", f16::MAX));
+    }
+    if (held.to_f32() - scale).abs() >= 0.5 * scale {
+        let smallest = f16::MIN_POSITIVE_SUBNORMAL.to_f32();
+        return Err(format!("has a scale of {scale:e}, which is too small for f16 (in steps of {smallest:.1e})"));
+    }
+    Ok(held)
 }
 
 /// scale = largest / 127, in f16; code = round(value / scale).

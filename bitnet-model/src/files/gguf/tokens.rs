@@ -194,7 +194,13 @@ pub fn token_lists(file: &GgufFile) -> Result<Option<TokenLists>> {
     let types = match array(types_key)? {
         Some(array) => {
             let integers = array.integers().ok_or_else(|| keys.fail(types_key, "is no array of 32-bit integers"))?;
-            integers.map(|n| i32::try_from(n).unwrap_or(0)).collect()
+            let kind = |(id, n): (usize, i64)| match i32::try_from(n) {
+                // llama.cpp's number for a token of no kind.
+                Ok(0) => Ok(NORMAL),
+                Ok(kind @ NORMAL..=BYTE) => Ok(kind),
+                _ => Err(keys.fail(types_key, format!("is {n} at index {id}, expected {NORMAL} to {BYTE}"))),
+            };
+            integers.enumerate().map(kind).collect::<Result<_>>()?
         }
         None => vec![NORMAL; tokens.len()],
     };
@@ -332,7 +338,7 @@ impl TokenLists {
     /// If it is no tokenizer that GGUF has lists for: what it is, and what was expected.
     pub fn from_json(bytes: &[u8], vocab_size: usize, origin: &str) -> Result<Self> {
         let fail = |reason: String| Error::Tokenizer { origin: origin.into(), reason };
-        let json: Json = serde_json::from_slice(bytes).map_err(|e| fail(format!("is no JSON: {e}")))?;
+        let json: Json = crate::files::text::json(bytes, origin)?;
         let model = &json["model"];
         if model["type"] != "BPE" {
             let kind = model["type"].as_str().unwrap_or("unknown");
@@ -341,9 +347,14 @@ impl TokenLists {
         let mut spelled: Vec<Option<(String, i32)>> = vec![None; vocab_size];
         let mut put = |id: Option<u64>, token: &str, kind: i32| {
             let place = id.and_then(|id| usize::try_from(id).ok()).and_then(|id| spelled.get_mut(id));
-            place.map(|place| *place = Some((token.to_owned(), kind))).ok_or_else(|| {
+            let place = place.ok_or_else(|| {
                 fail(format!("has the token `{}` outside the model's vocabulary of {vocab_size}", token.escape_debug()))
-            })
+            })?;
+            if let Some((other, _)) = place.replace((token.to_owned(), kind)).filter(|(other, _)| other != token) {
+                let (token, other) = (token.escape_debug(), other.escape_debug());
+                return Err(fail(format!("has the tokens `{other}` and `{token}` with the same id")));
+            }
+            Ok(())
         };
         let around = around(&json["post_processor"]).unwrap_or_default();
         let is_llama = model["byte_fallback"] == true;

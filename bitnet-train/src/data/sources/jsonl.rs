@@ -1,13 +1,13 @@
 //! JSON Lines: one object a line, the text in one field.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::BufReader;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
+use bitnet_model::files::text;
 use serde_json::Value;
 
-use super::text::utf8;
 use crate::data::source::OnDocument;
 
 /// Calls `on_document` with the field of each line's object. Blank lines are skipped.
@@ -18,31 +18,18 @@ use crate::data::source::OnDocument;
 pub fn read(path: &Path, field: &str, on_document: &mut OnDocument<'_>) -> Result<()> {
     let name = path.display();
     let file = File::open(path).with_context(|| format!("cannot open {name}"))?;
-    let mut reader = BufReader::with_capacity(1 << 20, file);
-    let mut line = Vec::new();
-    let mut offset = 0;
-    for number in 1_u64.. {
-        line.clear();
-        let mut limited = (&mut reader).take(MAX_LINE + 1);
-        let read = limited.read_until(b'\n', &mut line).with_context(|| format!("cannot read {name}"))?;
-        if read == 0 {
-            break;
+    let reader = BufReader::with_capacity(1 << 20, file);
+    text::each_line(reader, &name.to_string(), MAX_LINE, |number, line| {
+        if line.trim().is_empty() {
+            return Ok(());
         }
-        if read as u64 > MAX_LINE {
-            bail!("{name}:{number}: the line is longer than {} MB; is this JSON Lines?", MAX_LINE >> 20);
-        }
-        let text = utf8(path, &line, offset)?;
-        offset += read as u64;
-        if text.trim().is_empty() {
-            continue;
-        }
-        let value: Value =
-            serde_json::from_str(text).map_err(|error| anyhow::anyhow!("{name}:{number}: malformed JSON: {error}"))?;
+        let fault = |error| anyhow!("{name}:{number}: malformed JSON: {}", text::json_fault_in_line(&error));
+        let value: Value = serde_json::from_str(line).map_err(fault)?;
         let Value::Object(object) = value else {
             bail!("{name}:{number}: expected an object with the field `{field}`, found {}", kind(&value));
         };
         match object.get(field) {
-            Some(Value::String(text)) => on_document(text)?,
+            Some(Value::String(text)) => on_document(text),
             Some(other) => {
                 bail!("{name}:{number}: the field `{field}` is {}, expected a string", kind(other));
             }
@@ -53,8 +40,7 @@ pub fn read(path: &Path, field: &str, on_document: &mut OnDocument<'_>) -> Resul
                 );
             }
         }
-    }
-    Ok(())
+    })
 }
 
 fn kind(value: &Value) -> &'static str {
@@ -90,6 +76,8 @@ mod tests {
     fn reads_the_field_of_each_line() {
         let content = b"{\"text\": \"a\\nb\", \"n\": 1}\n\n{\"n\": 2, \"text\": \"c\"}\r\n{\"text\": \"\"}";
         assert_eq!(documents(content, "text").expect("well-formed"), ["a\nb", "c", ""]);
+        let marked = [b"\xef\xbb\xbf", &content[..]].concat();
+        assert_eq!(documents(&marked, "text").expect("a mark is no text"), ["a\nb", "c", ""]);
     }
 
     #[test]
@@ -100,7 +88,9 @@ mod tests {
             (b"\n{\"body\": \"a\"}", ":2: no field `text`; the line has: body"),
             (b"{\"text\": 3}", ":1: the field `text` is a number, expected a string"),
             (b"{\"text\": null}", ":1: the field `text` is null"),
-            (b"{\"text\": \"a\"}\n\xff", "byte 14"),
+            (b"{\"text\": \"a\"}\n\xff", ":2: is not UTF-8 text at byte 14"),
+            (b"\xef\xbb\xbf{\"text\": \"a\"}\r\n\r\nx", ":3: malformed JSON: expected value at column 1"),
+            (b"\xff\xfe{\0", "is UTF-16 text"),
         ] {
             let error = documents(content, "text").expect_err("must be refused").to_string();
             assert!(error.contains(said), "{error}");

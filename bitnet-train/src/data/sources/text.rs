@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use bitnet_infer::engine::MappedFile;
+use bitnet_model::files::text;
 
 use crate::data::source::OnDocument;
 
@@ -11,36 +12,11 @@ use crate::data::source::OnDocument;
 ///
 /// # Errors
 ///
-/// A file that is not UTF-8, with the offset of the first wrong byte.
+/// A file that is not UTF-8, with the offset of the first wrong byte and whether it looks like a binary file.
 pub fn read(path: &Path, on_document: &mut OnDocument<'_>) -> Result<()> {
     let file = MappedFile::open(path)?;
-    on_document(utf8(path, file.bytes(), 0)?)
+    on_document(text::utf8(file.bytes(), &path.display().to_string())?)
 }
-
-/// The bytes as text; `offset` is where in the file they start.
-///
-/// # Errors
-///
-/// Says whether it looks like a binary file, and the offset of the first wrong byte.
-pub(super) fn utf8<'a>(path: &Path, bytes: &'a [u8], offset: u64) -> Result<&'a str> {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => Ok(text),
-        Err(error) => {
-            let wrong = error.valid_up_to();
-            let at = offset + wrong as u64;
-            let start = &bytes[..bytes.len().min(SNIFFED)];
-            let guess = if start.contains(&0) {
-                "it looks like a binary file"
-            } else {
-                "convert it to UTF-8 first, for example with `iconv -t UTF-8`"
-            };
-            bail!("{}: not UTF-8 text at byte {at} (0x{:02x}); {guess}", path.display(), bytes[wrong]);
-        }
-    }
-}
-
-/// So many bytes of a file are looked at for a zero byte, the mark of a binary file.
-const SNIFFED: usize = 8192;
 
 #[cfg(test)]
 mod tests {
@@ -69,13 +45,23 @@ mod tests {
             assert!(error.to_string().contains(said), "{error}");
         }
         assert_eq!(read_bytes(b"").expect("empty is text"), "");
+        assert_eq!(read_bytes(b"\xef\xbb\xbfa\r\nb").expect("a mark is no text"), "a\r\nb");
+        assert!(
+            read_bytes(b"\xff\xfea\0").expect_err("another encoding").to_string().contains("is UTF-16 text: convert")
+        );
     }
 
     proptest! {
         #[test]
         fn random_bytes_are_read_exactly_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             match std::str::from_utf8(&bytes) {
-                Ok(text) => prop_assert_eq!(read_bytes(&bytes).expect("is UTF-8"), text),
+                Ok(text) => {
+                    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+                    prop_assert_eq!(read_bytes(&bytes).expect("is UTF-8"), text);
+                }
+                Err(_) if matches!(bytes[..], [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, 0, 0xfe, 0xff, ..]) => {
+                    prop_assert!(read_bytes(&bytes).is_err());
+                }
                 Err(error) => {
                     let said = read_bytes(&bytes).expect_err("is not UTF-8").to_string();
                     let expected = format!("at byte {} ", error.valid_up_to());

@@ -116,10 +116,13 @@ impl BlockStacks {
     /// Quantizes the projections.
     ///
     /// # Errors
-    /// As [`Stack::quantize`].
+    /// The name of a projection that is not finite, and where.
     pub(super) fn quantize(&mut self, weights: &BlockWeights, kernel: &'static Kernel) -> Result<(), String> {
-        let mut each = self.stacks.iter_mut().zip(&weights.stacks);
-        each.try_for_each(|(stack, latent)| stack.quantize(latent, kernel))
+        let mut each = self.stacks.iter_mut().zip(&weights.stacks).zip(&self.names);
+        each.try_for_each(|((stack, latent), names)| {
+            let named = |(part, reason): (usize, String)| format!("parameter `{}` {reason}", names[part]);
+            stack.quantize(latent, kernel).map_err(named)
+        })
     }
 }
 

@@ -64,7 +64,8 @@ impl CustomOp2 for BitLinear {
         }
         let t = x.len() / k;
         let (mut stack, mut buffers) = (Stack::new(self.spec, vec![n], k), ProductBuffers::default());
-        stack.quantize(&[w], kernels::best().map_err(Error::msg)?).map_err(Error::msg)?;
+        let kernel = kernels::best().map_err(Error::msg)?;
+        stack.quantize(&[w], kernel).map_err(|(_, reason)| Error::msg(format!("a weight matrix {reason}")))?;
         let mut input = Input::new(self.spec.quantization.activation);
         rows::norm(x, k, None, &mut Vec::new(), &mut input, &mut buffers.floats);
         let mut y = vec![0f32; t * n];

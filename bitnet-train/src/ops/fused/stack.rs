@@ -9,7 +9,7 @@
 use bitnet_infer::kernels::{Kernel, Ternary};
 use bitnet_infer::linear::{Activations, Linear};
 use bitnet_model::packed::{Layout, PackedMatrix};
-use bitnet_model::quant::{WeightScheme, scale_of};
+use bitnet_model::quant::{self, WeightScheme, scale_of};
 use bitnet_model::weights::LinearWeights;
 use rayon::prelude::*;
 
@@ -77,15 +77,16 @@ impl Stack {
     /// Quantizes the latent weights of each part, `[rows, cols]` each.
     ///
     /// # Errors
-    /// If the scheme gives codes that cannot be packed.
-    pub(super) fn quantize(&mut self, latent: &[&[f32]], kernel: &'static Kernel) -> Result<(), String> {
+    /// Which part is not finite, and a sentence.
+    pub(super) fn quantize(&mut self, latent: &[&[f32]], kernel: &'static Kernel) -> Result<(), (usize, String)> {
         let Some(scheme) = self.spec.quantization.weight else { return Ok(()) };
         self.codes.resize(self.rows() * self.cols, 0);
         let mut codes = &mut self.codes[..];
         self.scales.clear();
-        for (&rows, latent) in self.parts.iter().zip(latent) {
+        for (index, (&rows, latent)) in self.parts.iter().zip(latent).enumerate() {
             let (part, rest) = codes.split_at_mut(rows * self.cols);
-            self.scales.push(scheme.quantize(latent, rows, part));
+            let scales = quant::quantize(scheme, latent, rows, part);
+            self.scales.push(scales.map_err(|reason| (index, reason))?);
             codes = rest;
         }
         self.row_scales = match &self.scales[..] {
@@ -102,13 +103,13 @@ impl Stack {
     }
 
     /// The codes in the layout of `kernel`.
-    fn packed(&self, scheme: &'static dyn WeightScheme, kernel: &'static Kernel) -> Result<Linear, String> {
+    fn packed(&self, scheme: &'static dyn WeightScheme, kernel: &'static Kernel) -> Result<Linear, (usize, String)> {
         let mut first = 0;
         let mut parts = Vec::with_capacity(self.parts.len());
-        for (&rows, scales) in self.parts.iter().zip(&self.scales) {
+        for (index, (&rows, scales)) in self.parts.iter().zip(&self.scales).enumerate() {
             let codes = &self.codes[first * self.cols..][..rows * self.cols];
             let packed = PackedMatrix::pack(scheme.layout(), rows, self.cols, codes, scales.clone());
-            parts.push(LinearWeights::Packed(packed.map_err(|e| e.to_string())?));
+            parts.push(LinearWeights::Packed(packed.map_err(|reason| (index, reason))?));
             first += rows;
         }
         Ok(Linear::stacked(&parts.iter().collect::<Vec<_>>(), kernel, Ternary::TwoBit))

@@ -162,15 +162,20 @@ pub struct AdamWStep {
 }
 
 multiversion! {
-/// One AdamW step in place (arXiv:1711.05101, Algorithm 2, in PyTorch's order of operations).
-pub fn adamw(w: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], step: &AdamWStep) {
+/// One AdamW step in place (arXiv:1711.05101, Algorithm 2, in PyTorch's order of operations). Returns whether all that it wrote
+/// is finite; a first moment that is not spoils its weight.
+pub fn adamw(w: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], step: &AdamWStep) -> bool {
+    // Magnitudes as integers, in whose order no NaN is lost and infinity is below every NaN.
+    let mut largest = 0i32;
     for (((w, m), v), &g) in w.iter_mut().zip(m.iter_mut()).zip(v.iter_mut()).zip(g) {
         let g = g * step.gradient_factor;
         *m = step.beta1 * *m + (1.0 - step.beta1) * g;
         *v = step.beta2 * *v + (1.0 - step.beta2) * g * g;
         let root = v.sqrt() * step.inverse_root_bias2 + step.eps;
         *w = *w * step.decay_factor - step.step_size * *m / root;
+        largest = largest.max((w.to_bits() & 0x7fff_ffff) as i32).max((v.to_bits() & 0x7fff_ffff) as i32);
     }
+    largest < f32::INFINITY.to_bits() as i32
 }
 }
 
