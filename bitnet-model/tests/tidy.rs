@@ -71,6 +71,7 @@ fn every_rule_can_fail() {
         ("bitnet-train/tests/suite/a.rs", "#[test]\n#[ignore = \"slow\"]\nfn f() {}", "line 2: `#[ignore]`"),
         ("bitnet-train/src/a.rs", "let a = 1; // FIXME: later", "line 1: a comment says FIXME"),
         ("bitnet-train/src/a.rs", "/* a\nb TODO c */", "line 2: a comment says TODO"),
+        ("bitnet-infer/tests/suite/a.rs", concat!("f(\"../../shared", "/data/x\")"), "line 1: a path to shared"),
     ] {
         let complaints = check_source(path, text);
         let found = complaints.iter().any(|c| c.starts_with(path) && c.contains(expected));
@@ -89,7 +90,7 @@ fn what_is_allowed_passes() {
         ),
         ("bitnet-model/src/a.rs", "fn f<'a>(x: &'a str) {}\n#[cfg(test)]\nmod tests {\n    use std::fs;\n}"),
         ("bitnet-model/src/files/a.rs", "use std::fs::File;\nuse std::io::Read;"),
-        ("bitnet-model/tests/suite/a.rs", "use std::fs;"),
+        ("bitnet-model/tests/suite/a.rs", concat!("use std::fs; // not ../shared", "/data")),
         ("bitnet-infer/src/kernels/avx2.rs", "unsafe { f() }"),
         ("bitnet-train/src/ops/kernels/gemm.rs", "unsafe { f() }"),
         ("bitnet-infer/src/engine/mmap.rs", "let map = unsafe { Mmap::map(&file) };"),

@@ -70,15 +70,24 @@ impl Arrangement {
     }
 
     fn fastest(self, config: &ModelConfig) -> TernaryChoice {
+        self.fastest_by(config, last_level_cache_bytes(), rates)
+    }
+
+    /// The choice on a machine whose largest cache has `cache` bytes, with `measure(kernel, bytes, cols)` for [`rates`].
+    fn fastest_by(
+        self,
+        config: &ModelConfig,
+        cache: usize,
+        measure: impl FnOnce(&'static Kernel, usize, usize) -> [f64; 2],
+    ) -> TernaryChoice {
         let is_ternary = config.quantization.weight.is_some_and(|scheme| scheme.layout() == Layout::TwoBit);
         let bytes = usize::try_from(config.projection_parameters() / 4).unwrap_or(usize::MAX);
-        let cache = last_level_cache_bytes();
         // With unquantized inputs a product waits for arithmetic, not for weights.
         let to_measure = is_ternary && config.quantization.activation.is_some() && self.kernel.has_base3();
         if !to_measure || bytes <= cache {
             return TernaryChoice { ternary: Ternary::TwoBit, rates: None };
         }
-        let rates = rates(self.kernel, bytes.min(4 * cache), config.hidden_size);
+        let rates = measure(self.kernel, bytes.min(4 * cache), config.hidden_size);
         let ternary = if rates[1] > rates[0] { Ternary::Base3 } else { Ternary::TwoBit };
         TernaryChoice { ternary, rates: Some(rates) }
     }
@@ -136,6 +145,8 @@ pub const TERNARY_VARIABLE: &str = "BITNET_TERNARY";
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bitnet_model::config::Quantization;
+
     use crate::engine::RandomModel;
     use crate::kernels;
 
@@ -153,19 +164,63 @@ mod tests {
         }
     }
 
+    /// The choice for a model under made-up rates, and what was to be measured.
+    fn decided(
+        config: &ModelConfig,
+        kernel: &'static Kernel,
+        cache: usize,
+        rates: [f64; 2],
+    ) -> (Ternary, Option<[usize; 2]>) {
+        let mut asked = None;
+        let choice = Arrangement::from(kernel).fastest_by(config, cache, |measured, bytes, cols| {
+            assert!(std::ptr::eq(measured, kernel));
+            asked = Some([bytes, cols]);
+            rates
+        });
+        assert_eq!(choice.rates, asked.map(|_| rates));
+        let text = choice.to_string();
+        let told = asked.map_or(String::new(), |_| {
+            format!(" (measured: 2bit {:.1}, base3 {:.1} G weights/s from memory)", rates[0] / 1e9, rates[1] / 1e9)
+        });
+        assert_eq!(text, format!("{}{told}", choice.ternary.name()));
+        (choice.ternary, asked)
+    }
+
     #[test]
-    fn large_models_are_measured() {
-        let config = RandomModel::named("2b-4t").expect("a shape").config;
-        // The portable kernel would take seconds; only the decision is of interest.
+    fn large_models_take_what_was_measured_faster() {
+        let mut config = RandomModel::named("2b-4t").expect("a shape").config;
+        // Two bits for each weight of the projections of 30 blocks: 2560 x 2560 twice, 640 x 2560 twice, 6912 x 2560 three times.
+        let bytes = 30 * (2 * 2560 * 2560 + 2 * 640 * 2560 + 3 * 6912 * 2560) / 4;
+        for kernel in kernels::supported() {
+            if !kernel.has_base3() {
+                assert_eq!(decided(&config, kernel, 1 << 20, [1e9, 2e9]), (Ternary::TwoBit, None));
+                continue;
+            }
+            for (rates, expected) in
+                [([1e9, 2e9], Ternary::Base3), ([2e9, 1e9], Ternary::TwoBit), ([1e9, 1e9], Ternary::TwoBit)]
+            {
+                // Four caches are enough for each matrix to have left them when its turn comes.
+                assert_eq!(decided(&config, kernel, 1 << 20, rates), (expected, Some([4 << 20, 2560])));
+                assert_eq!(decided(&config, kernel, bytes - 1, rates), (expected, Some([bytes, 2560])));
+                assert_eq!(decided(&config, kernel, bytes, rates), (Ternary::TwoBit, None), "fits the cache");
+            }
+            config.quantization = Quantization::by_name("ternary", "none").expect("known");
+            assert_eq!(decided(&config, kernel, 1 << 20, [1e9, 2e9]), (Ternary::TwoBit, None), "float inputs");
+            config.quantization = Quantization::by_name("binary", "int8").expect("known");
+            assert_eq!(decided(&config, kernel, 1 << 20, [1e9, 2e9]), (Ternary::TwoBit, None), "not ternary");
+            config.quantization = Quantization::by_name("ternary", "int8").expect("known");
+        }
+    }
+
+    /// No machine reads a billion matrices a second, and none takes a millisecond for a weight.
+    #[test]
+    fn rates_are_weights_a_second() {
         let Some(kernel) = kernels::supported().filter(|kernel| kernel.has_base3() && kernel.name != "scalar").last()
         else {
             println!("skipped: no fast kernel here has base3");
             return;
         };
-        let choice = Arrangement::from(kernel).fastest(&config);
-        let [two_bit, base3] = choice.rates.expect("500 MB exceed the caches");
-        assert!(two_bit > 0.0 && base3 > 0.0);
-        assert_eq!(choice.ternary == Ternary::Base3, base3 > two_bit);
-        assert!(choice.to_string().starts_with(choice.ternary.name()), "{choice}");
+        let rates = rates(kernel, 1, 256);
+        assert!(rates.iter().all(|rate| (1e6..1e14).contains(rate)), "{rates:?}");
     }
 }

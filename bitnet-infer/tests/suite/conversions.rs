@@ -12,7 +12,8 @@ use bitnet_model::config::{HiddenAct, RopeScaling};
 use bitnet_model::files::gguf::GgufOptions;
 use bitnet_model::weights::LinearWeights;
 
-use crate::common::{tiny_config, write_model};
+use crate::common::{largest_of, tiny_config, write_model};
+use crate::data_folder::shared;
 
 /// Widths that every type has whole blocks of; queries and keys of several heads.
 pub fn config(weight: &str, sub_norms: bool) -> ModelConfig {
@@ -59,8 +60,9 @@ fn codes(path: &Path) -> (Vec<Vec<i8>>, Vec<Vec<f32>>) {
 
 /// The largest relative difference of two lists of scales.
 fn difference(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
+    assert_eq!(a.iter().map(Vec::len).collect::<Vec<_>>(), b.iter().map(Vec::len).collect::<Vec<_>>());
     let pairs = a.iter().flatten().zip(b.iter().flatten());
-    pairs.map(|(&a, &b)| (f64::from(a) - f64::from(b)).abs() / f64::from(b)).fold(0.0, f64::max)
+    largest_of(pairs.map(|(&a, &b)| (f64::from(a) - f64::from(b)).abs() / f64::from(b)))
 }
 
 fn is_file(target: &str) -> bool {
@@ -413,11 +415,7 @@ fn what_a_target_cannot_hold_is_named() {
 /// Greedy tokens of llama.cpp on a model of 260 thousand parameters, in four formats.
 #[test]
 fn stories_are_those_of_llama_cpp() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/stories260k");
-    if !folder.exists() {
-        eprintln!("skipped: no {}", folder.display());
-        return;
-    }
+    let Some(folder) = shared("stories260k") else { return };
     for (file, reference) in [
         ("stories260K.F32.gguf", "F32"),
         ("stories260K.F16.gguf", "F16"),
@@ -428,7 +426,7 @@ fn stories_are_those_of_llama_cpp() {
         let json: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
         let loaded = bitnet_infer::engine::open(&folder.join(file), kernels::best().expect("a kernel")).expect("loads");
         let tokenizer = loaded.require_tokenizer().expect("there");
-        let (mut worst, mut same, mut all) = (0f64, 0, 0);
+        let (mut differences, mut same, mut all) = (Vec::new(), 0, 0);
         for case in json["cases"].as_array().expect("cases") {
             let prompt = case["prompt"].as_str().expect("text");
             let mut tokens =
@@ -444,11 +442,12 @@ fn stories_are_those_of_llama_cpp() {
             for (i, &id) in ids.iter().enumerate() {
                 let row = &logits[(start + i) * vocab..][..vocab];
                 let nats = bitnet_infer::eval::perplexity::negative_log_likelihood(row, id);
-                worst = worst.max((nats + case["logprob"][i].as_f64().expect("a number")).abs());
+                differences.push((nats + case["logprob"][i].as_f64().expect("a number")).abs());
                 same += usize::from(argmax(row) == id);
                 all += 1;
             }
         }
+        let worst = largest_of(differences);
         println!("{file}: {same} of {all} greedy tokens, log-probabilities to {worst:.1e}");
         // llama.cpp rounds keys and values to f16, and for Q8_0 also the inputs of its products to 8 bits.
         let (least, limit) = if reference == "Q8_0" { (all - 3, 0.2) } else { (all, 6e-3) };

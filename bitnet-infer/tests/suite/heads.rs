@@ -5,7 +5,8 @@ use std::path::Path;
 use bitnet_infer::engine::{self, HeadFormat, KvCache, LoadedModel, LogitsFor, Sampler, SamplerConfig, Sequence};
 use bitnet_infer::kernels;
 
-use crate::common::{compare, reference_models, tiny_config, write_model};
+use crate::common::{compare, tiny_config, write_model};
+use crate::data_folder::shared;
 
 const TOKENS: usize = 120;
 
@@ -63,6 +64,6 @@ fn a_screened_head_draws_what_the_stored_head_draws() {
         write_model(&folder.path().join("model"), &config, 11);
         check(&folder.path().join("model"));
     }
-    let Some(folder) = reference_models() else { return };
+    let Some(folder) = shared("reference-model") else { return };
     ["master", "packed", "packed-llama", "float-llama"].iter().for_each(|name| check(&folder.join(name)));
 }

@@ -6,6 +6,8 @@ mod command_line;
 mod common;
 mod consistency;
 mod conversions;
+#[path = "../../../bitnet-model/tests/suite/data_folder.rs"]
+mod data_folder;
 mod endings;
 #[path = "../../../bitnet-model/tests/suite/gguf_file.rs"]
 mod gguf_file;
@@ -15,6 +17,8 @@ mod memory;
 mod not_finite;
 mod outside;
 mod overflow;
+#[path = "../../../bitnet-model/tests/suite/pytorch.rs"]
+mod pytorch;
 mod reference_parity;
 mod round_trips;
 mod schemes;

@@ -13,7 +13,7 @@ use bitnet_model::files::source::{WeightSource, dequantized};
 use bitnet_model::files::tensors::{self, OwnedTensor, TensorFile};
 use bitnet_model::weights::LinearWeights;
 
-use crate::common::write_model;
+use crate::common::{largest_of, write_model};
 use crate::conversions::{config, converted, open, options};
 use crate::gguf_file::{KINDS, model_bytes};
 
@@ -43,24 +43,24 @@ fn parts(files: &ModelFiles) -> Vec<Part> {
     files.with_weights(read).expect("reads")
 }
 
-/// The largest relative difference: of scales, where both are codes (which must be equal), else of numbers.
+/// The largest relative difference (NaN, if there is one): of scales, where both are codes (which must be equal), else of numbers.
 fn difference(found: &[Part], expected: &[Part]) -> f64 {
     let relative = |a: &[f32], b: &[f32]| {
         assert_eq!(a.len(), b.len());
         let largest = b.iter().fold(0f32, |largest, b| largest.max(b.abs()));
-        a.iter().zip(b).map(|(a, b)| f64::from((a - b).abs() / largest)).fold(0.0, f64::max)
+        largest_of(a.iter().zip(b).map(|(a, b)| f64::from((a - b).abs() / largest)))
     };
     let of = |(found, expected): (&Part, &Part)| match (found, expected) {
         (Part::Codes(a, scales), Part::Codes(b, expected)) => {
             assert!(a == b, "other codes");
-            let pairs = scales.iter().zip(expected);
-            pairs.map(|(a, b)| f64::from((a - b).abs() / b)).fold(0.0, f64::max)
+            assert_eq!(scales.len(), expected.len());
+            largest_of(scales.iter().zip(expected).map(|(a, b)| f64::from((a - b).abs() / b)))
         }
         (Part::Numbers(a), Part::Numbers(b)) => relative(a, b),
         _ => panic!("codes on one side, numbers on the other"),
     };
     assert_eq!(found.len(), expected.len());
-    found.iter().zip(expected).map(of).fold(0.0, f64::max)
+    largest_of(found.iter().zip(expected).map(of))
 }
 
 /// Converts `source` to every target and prints a line of the table.

@@ -6,6 +6,8 @@
 mod bits;
 mod digits;
 mod integer;
+#[cfg(test)]
+mod laws;
 
 use std::fmt;
 
@@ -92,7 +94,7 @@ impl PackedMatrix {
         }
         let bytes = match layout {
             Layout::TwoBit => {
-                bits::pack::<2>(rows, cols, codes, "-1, 0 or 1", |c| (-1..=1).contains(&c).then_some((c + 1) as u8))
+                bits::pack::<2>(rows, cols, codes, "-1, 0 or 1", |c| (-1..=1).contains(&c).then(|| (c + 1) as u8))
             }
             Layout::OneBit => {
                 bits::pack::<1>(rows, cols, codes, "-1 or 1", |c| (c == 1 || c == -1).then_some(u8::from(c == 1)))

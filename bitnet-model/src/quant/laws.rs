@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::packed::PackedMatrix;
+use crate::packed::{Layout, PackedMatrix};
 
 fn matrix() -> impl Strategy<Value = (usize, Vec<f32>)> {
     (1usize..9, 1usize..140)
@@ -22,8 +22,12 @@ fn quantized(scheme: &dyn WeightScheme, weights: &[f32], rows: usize) -> (Vec<i8
 }
 
 fn check_weight_laws(scheme: &dyn WeightScheme, weights: &[f32], rows: usize) {
+    // What the codes' memory held before plays no part either.
+    let mut other = vec![77; weights.len()];
+    let other_scales = scheme.quantize(weights, rows, &mut other);
+    let again = (other, other_scales);
     let (codes, scales) = quantized(scheme, weights, rows);
-    assert_eq!((&codes, &scales), (&quantized(scheme, weights, rows).0, &scales), "deterministic");
+    assert_eq!((&codes, &scales), (&again.0, &again.1), "{}: two results for one matrix", scheme.name());
     let cols = weights.len() / rows;
     assert_eq!(scales.len(), scheme.granularity().scale_count(rows, cols));
     assert!(scales.iter().all(|s| s.is_finite() && *s > 0.0), "{}: scale {scales:?}", scheme.name());
@@ -34,7 +38,21 @@ fn check_weight_laws(scheme: &dyn WeightScheme, weights: &[f32], rows: usize) {
         let doubled: Vec<f32> = weights.iter().map(|w| w * 2.0).collect();
         let (codes_2, scales_2) = quantized(scheme, &doubled, rows);
         assert_eq!(codes, codes_2, "{}: equivariance", scheme.name());
-        assert!(scales.iter().zip(&scales_2).all(|(a, b)| a * 2.0 == *b));
+        let twice: Vec<f32> = scales.iter().map(|scale| scale * 2.0).collect();
+        assert_eq!(twice, scales_2, "{}: equivariance", scheme.name());
+    }
+    // Where zero is a code, each weight has the nearest one under its scale (binary looks at the centred weight instead).
+    if scheme.is_code(0) {
+        let (low, high) = scheme.code_range();
+        let per_row = scales.len() / rows;
+        for (i, (&w, &code)) in weights.iter().zip(&codes).enumerate() {
+            let column_group = i % cols / scheme.granularity().group_cols().unwrap_or(cols);
+            let scale = if scales.len() == 1 { scales[0] } else { scales[i / cols * per_row + column_group] };
+            let steps = f64::from(w) / f64::from(scale);
+            let nearest = steps.clamp(f64::from(low), f64::from(high));
+            let distance = (nearest - f64::from(code)).abs();
+            assert!(distance < 0.5 + 1e-4, "{}: {w} of scale {scale} has code {code}", scheme.name());
+        }
     }
     let group = scheme.granularity().group_cols();
     let packed = PackedMatrix::pack_grouped(scheme.layout(), [rows, cols], group, &codes, scales)
@@ -128,8 +146,11 @@ proptest! {
 #[test]
 fn zero_and_constant_matrices_have_positive_scales() {
     for scheme in WEIGHT_SCHEMES.iter().chain(GROUPED_SCHEMES) {
-        for value in [0.0, 1e-9, -3.0] {
+        let limit = f32::from(scheme.code_range().1);
+        for (value, size) in [(0.0, 1e-5), (1e-9, 1e-5), (-3.0, 3.0)] {
             check_weight_laws(*scheme, &[value; 12], 3);
+            let (_, scales) = quantized(*scheme, &[value; 12], 3);
+            assert!(scales.iter().all(|scale| *scale == size / limit), "{}, {value}: {scales:?}", scheme.name());
         }
     }
 }
@@ -173,4 +194,81 @@ fn unknown_names_list_the_known_ones() {
         "is `trinary`, expected one of: none, ternary, binary, int8, int4, int8-g32, int8-g64, int8-g128, int4-g32, int4-g64, int4-g128"
     );
     assert!(weight_scheme("none").expect("known").is_none());
+}
+
+#[test]
+fn codes_reach_the_ends_of_their_range_and_no_further() {
+    let weights: Vec<f32> = (-60..=60).map(|i| i as f32).collect();
+    for scheme in WEIGHT_SCHEMES.iter().chain(GROUPED_SCHEMES) {
+        let (codes, _) = quantized(*scheme, &weights, 1);
+        let ends = (*codes.iter().min().expect("some"), *codes.iter().max().expect("some"));
+        assert_eq!(scheme.code_range(), ends, "{}", scheme.name());
+        assert!(scheme.is_code(ends.0) && scheme.is_code(ends.1), "{}", scheme.name());
+        let beyond = [ends.0.checked_sub(1), ends.1.checked_add(1)];
+        assert!(beyond.into_iter().flatten().all(|code| !scheme.is_code(code)), "{}", scheme.name());
+        assert_eq!(scheme.is_code(0), codes.contains(&0), "{}", scheme.name());
+    }
+    for scheme in ACTIVATION_SCHEMES {
+        let mut codes = vec![0; weights.len()];
+        scheme.quantize(&weights, &mut codes);
+        assert_eq!(codes.iter().max(), Some(&scheme.max_code()), "{}", scheme.name());
+        assert_eq!(codes.iter().min(), Some(&-scheme.max_code()), "{}", scheme.name());
+    }
+}
+
+#[test]
+fn scales_belong_to_the_matrix_a_row_or_a_group() {
+    let counted = |granularity: Granularity| [(1, 1), (3, 64), (3, 65)].map(|(r, c)| granularity.scale_count(r, c));
+    assert_eq!(counted(Granularity::Tensor), [1, 1, 1]);
+    assert_eq!(counted(Granularity::Row), [1, 3, 3]);
+    assert_eq!(counted(Granularity::Group(32)), [1, 6, 9]);
+    assert_eq!([Granularity::Tensor, Granularity::Row].map(Granularity::group_cols), [None; 2]);
+    assert_eq!(Granularity::Group(64).group_cols(), Some(64));
+    assert_eq!([scale_of(&[2.0], 5), scale_of(&[2.0, 3.0], 0), scale_of(&[2.0, 3.0], 1)], [2.0, 2.0, 3.0]);
+    // One row's sizes leave another row's codes alone.
+    let (codes, scales) = quantized(&integer::INT8, &[1.0, -2.0, 100.0, 60.0], 2);
+    assert_eq!((codes, scales), (vec![64, -127, 127, 76], vec![2.0 / 127.0, 100.0 / 127.0]));
+}
+
+#[test]
+fn the_floats_behind_a_sum_are_rounded_in_one_order() {
+    // (3 * 0.1) * 0.9 and 3 * (0.1 * 0.9) differ in the last bit.
+    let (step, scale) = (0.1f32, 0.9f32);
+    assert_eq!(rescale(3, step, scale), (3.0 * step) * scale);
+    assert_ne!(rescale(3, step, scale), 3.0 * (step * scale));
+    assert_eq!(rescale(-7, 0.5, 4.0), -14.0);
+    assert_eq!(add_group(add_group(0.0, 3, 2.0), -5, 0.5), 3.5);
+}
+
+#[test]
+fn schemes_are_known_by_name() {
+    for scheme in ACTIVATION_SCHEMES {
+        let found = activation_scheme(scheme.name()).expect("known").expect("not none");
+        assert_eq!(found.name(), scheme.name());
+    }
+    for scheme in WEIGHT_SCHEMES.iter().chain(GROUPED_SCHEMES) {
+        let found = weight_scheme(scheme.name()).expect("known").expect("not none");
+        let (kind, group) = scheme.name().split_once("-g").unwrap_or((scheme.name(), ""));
+        let (layout, whole) = match kind {
+            "ternary" => (Layout::TwoBit, Granularity::Tensor),
+            "binary" => (Layout::OneBit, Granularity::Tensor),
+            "int8" => (Layout::Int8, Granularity::Row),
+            _ => (Layout::Int4, Granularity::Row),
+        };
+        let granularity = group.parse().map_or(whole, Granularity::Group);
+        let told = (found.name(), found.layout(), found.granularity());
+        assert_eq!(told, (scheme.name(), layout, granularity));
+    }
+    assert!(activation_scheme("none").expect("known").is_none());
+    assert_eq!(activation_scheme("int4").err().expect("unknown"), "is `int4`, expected one of: none, int8");
+}
+
+/// A count that does not divide has no rows; no rows have no columns.
+#[test]
+fn weights_that_make_no_rows_are_a_panic() {
+    for rows in [0, 4] {
+        let caught = std::panic::catch_unwind(|| quantized(&integer::INT4, &[1.0; 6], rows));
+        let message = *caught.expect_err("6 weights").downcast::<&str>().expect("a text");
+        assert_eq!(message, "a whole number of columns");
+    }
 }

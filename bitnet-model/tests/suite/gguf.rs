@@ -1,7 +1,6 @@
 //! GGUF against what other programs made: blocks of the PyPI package gguf, vocabularies of llama.cpp, a model of llama2.c.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
 use bitnet_model::ModelConfig;
 use bitnet_model::files::gguf::{
@@ -16,17 +15,8 @@ use bitnet_model::weights::LinearWeights;
 use proptest::prelude::*;
 use rand::Rng;
 
+use crate::data_folder::shared;
 use crate::gguf_file::{KINDS, config, model_bytes, random_row};
-
-/// A folder of shared data, if this machine has it; says so if not.
-fn shared(name: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data").join(name);
-    if !path.exists() {
-        eprintln!("skipped: no {}", path.display());
-        return None;
-    }
-    Some(path)
-}
 
 fn decoded(kind: TensorType, bytes: &[u8], cols: usize) -> Vec<f32> {
     let row_bytes = cols / kind.block() * kind.block_bytes();

@@ -1,10 +1,9 @@
 //! Keys of GGUF files that change what a model computes: refused by name, unless they change nothing.
 
-use std::path::Path;
-
 use bitnet_model::files::gguf::{GgufModel, GgufOptions, HeaderWriter, I2sLayout, PlannedTensor, TensorType};
 use bitnet_model::files::source::WeightSource;
 
+use crate::data_folder::shared;
 use crate::gguf_file::{config, model_bytes_with};
 
 /// Reads a LLaMA of one block of two heads of 128, context 16, with more keys.
@@ -160,13 +159,9 @@ fn a_part_of_a_split_model_is_named_as_one() {
     });
     assert!(message.expect_err("a part").contains("m.gguf: is part 2 of 3 of a split model: join the parts with"));
     read(|keys| keys.u32("split.count", 1)).expect("whole");
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/reference-qwen3");
     for part in 1..=2 {
-        let path = folder.join(format!("qwen3.q2_0-0000{part}-of-00002.gguf"));
-        let Ok(bytes) = std::fs::read(&path) else {
-            eprintln!("skipped: no {}", path.display());
-            continue;
-        };
+        let Some(path) = shared(&format!("reference-qwen3/qwen3.q2_0-0000{part}-of-00002.gguf")) else { return };
+        let bytes = std::fs::read(path).expect("readable");
         let message = GgufModel::parse(&bytes, "p.gguf", GgufOptions::default()).map(drop).expect_err("a part");
         assert!(message.to_string().contains(&format!("is part {part} of 2 of a split model")), "{message}");
     }
@@ -243,11 +238,8 @@ fn the_distances_between_tensors_tell_what_type_42_is() {
         let message = of_type_42(128, 34, slack + 32).expect_err("slack");
         assert!(message.contains("fit none of: 64 weights in 18 bytes"), "{message}");
     }
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/reference-qwen3/qwen3.q2_0-g128.gguf");
-    let Ok(bytes) = std::fs::read(&path) else {
-        eprintln!("skipped: no {}", path.display());
-        return;
-    };
+    let Some(path) = shared("reference-qwen3/qwen3.q2_0-g128.gguf") else { return };
+    let bytes = std::fs::read(path).expect("readable");
     let message = GgufModel::parse(&bytes, "g128", GgufOptions::default()).map(drop).expect_err("another layout");
     assert!(message.to_string().contains("128 weights in 34 bytes (Q2_0 of PrismML)"), "{message}");
 }

@@ -1,6 +1,7 @@
 //! One test binary for what crosses a module: model folders on a disk, and whole models against PyTorch's numbers.
 
 mod added_tokens;
+mod data_folder;
 mod downloads;
 mod folder;
 mod gguf;
@@ -8,6 +9,7 @@ mod gguf_blocks;
 mod gguf_file;
 mod gguf_keys;
 mod hostile_files;
+mod pytorch;
 mod reference_model;
 mod round_trips;
 mod streams;

@@ -1,20 +1,66 @@
-//! Tiny models with the logits that `transformers` 5.23 and PyTorch 2.15 give: the scalar reference must meet them.
-//!
-//! The data lies outside the project (`../shared/data/reference-model`); where it is absent the test says so and passes.
-
-use std::path::Path;
+//! The scalar reference and the quantizers against PyTorch: tiny models that are part of the repository, term by term, and larger
+//! ones of `transformers` 5.23 in the data folder.
 
 use bitnet_model::ModelConfig;
 use bitnet_model::files::tensors::{Dtype, TensorFile};
+use bitnet_model::quant::{self, GROUPED_SCHEMES, WEIGHT_SCHEMES};
 use bitnet_model::reference::Reference;
 
+use crate::data_folder::shared;
+use crate::pytorch::{self, CASES, Figures, LENGTH, distance};
+
 #[test]
-fn logits_meet_pytorchs() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/reference-model");
-    if !root.exists() {
-        eprintln!("skipped: no {}", root.display());
-        return;
+fn logits_of_every_scheme_meet_pytorchs() {
+    let figures = Figures::read();
+    for (case, folder, weight, activation) in CASES {
+        let bytes = pytorch::weights(folder);
+        let file = TensorFile::parse(&bytes, folder).expect("valid");
+        let model = Reference::load(pytorch::config(folder, weight, activation), &file).expect("loads");
+        let logits: Vec<f32> = figures.tokens().chunks(LENGTH).flat_map(|tokens| model.logits(tokens)).collect();
+        let error = distance(&logits, &figures.floats(&format!("{case}.logits")));
+        println!("{case}: logits differ by {error:.1e}");
+        assert!(error < 1e-5, "{case}: {error:.1e}");
     }
+}
+
+fn codes_of(figures: &Figures, name: &str) -> Vec<i8> {
+    figures.bytes(name, Dtype::I8).into_iter().map(|byte| byte as i8).collect()
+}
+
+#[test]
+fn weight_schemes_have_pytorchs_codes_and_scales() {
+    let figures = Figures::read();
+    let weights = figures.floats("quant.weights");
+    for scheme in WEIGHT_SCHEMES.iter().chain(GROUPED_SCHEMES) {
+        let name = scheme.name();
+        let mut codes = vec![0; weights.len()];
+        let scales = scheme.quantize(&weights, 5, &mut codes);
+        assert_eq!(codes, codes_of(&figures, &format!("quant.{name}.codes")), "{name}");
+        let expected = figures.floats(&format!("quant.{name}.scales"));
+        let near = scales.iter().zip(&expected).all(|(a, b)| (a - b).abs() <= 2e-7 * b);
+        assert!(scales.len() == expected.len() && near, "{name}: {scales:?}, expected {expected:?}");
+    }
+}
+
+#[test]
+fn activations_have_pytorchs_codes_and_steps() {
+    let figures = Figures::read();
+    let scheme = quant::activation_scheme("int8").expect("known").expect("not none");
+    for site in ["qkv", "o", "gate_up", "down"] {
+        let x = figures.floats(&format!("in.{site}"));
+        let expected_steps = figures.floats(&format!("step.{site}"));
+        let cols = x.len() / expected_steps.len();
+        let mut codes = vec![0; x.len()];
+        let quantized = x.chunks(cols).zip(codes.chunks_mut(cols)).map(|(x, codes)| scheme.quantize(x, codes));
+        let steps: Vec<f32> = quantized.collect();
+        assert_eq!(codes, codes_of(&figures, &format!("codes.{site}")), "{site}");
+        assert!(steps.iter().zip(&expected_steps).all(|(a, b)| (a - b).abs() <= 2e-7 * b), "{site}: {steps:?}");
+    }
+}
+
+#[test]
+fn logits_meet_those_of_transformers() {
+    let Some(root) = shared("reference-model") else { return };
     let expected = std::fs::read(root.join("expected.safetensors")).expect("readable");
     let expected = TensorFile::parse(&expected, "expected.safetensors").expect("valid");
     let tokens = expected.bytes("tokens", Dtype::I32, &[2, 33]).expect("tokens");

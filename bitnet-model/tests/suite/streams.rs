@@ -1,11 +1,11 @@
 //! Tokens to text, whole and piece by piece, against the texts themselves, Unicode's rule and the library's own decoders.
 
-use std::path::Path;
-
 use bitnet_model::files::gguf::{GgufFile, tokenizer_json};
 use bitnet_model::tokenizer::{TextStream, Tokenizer};
 use proptest::prelude::*;
 use serde_json::{Value, json};
+
+use crate::data_folder::shared;
 
 /// Texts of many scripts: each character takes one to four bytes, and several code points make one sign.
 const TEXTS: [&str; 10] = [
@@ -23,11 +23,7 @@ const TEXTS: [&str; 10] = [
 
 /// Calls `with` with the name and bytes of every tokenizer of the shared data, if this machine has it.
 fn each_shared(mut with: impl FnMut(&str, Vec<u8>)) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data");
-    if !folder.exists() {
-        eprintln!("skipped: no {}", folder.display());
-        return;
-    }
+    let Some(folder) = shared("") else { return };
     for name in ["dickens-4096", "gpt2", "llama2", "llama3"] {
         with(name, std::fs::read(folder.join("tokenizers").join(name).join("tokenizer.json")).expect("readable"));
     }

@@ -8,6 +8,9 @@
 //! [`prepare()`] goes the whole way once and caches the results under the hash of what they were made from.
 
 pub mod batches;
+#[cfg(test)]
+#[path = "../../../bitnet-model/tests/suite/data_folder.rs"]
+mod data_folder;
 pub mod encode;
 pub mod prepare;
 pub mod progress;
@@ -20,6 +23,9 @@ pub mod stories;
 pub mod tokenizer;
 mod words;
 
+#[cfg(test)]
+pub(crate) use data_folder::shared;
+
 pub use batches::{Batch, Batches, Windows, windows};
 pub use prepare::{DataConfig, Prepared, prepare};
 pub use progress::{Progress, Stopped, bar};
@@ -28,14 +34,3 @@ pub use shards::Shard;
 pub use source::{Paths, SourceConfig};
 pub use split::ValidationConfig;
 pub use tokenizer::TokenizerConfig;
-
-/// A file of the data folder that some tests use; prints that the test is skipped where it is absent.
-#[cfg(test)]
-pub(crate) fn shared(path: &str) -> Option<std::path::PathBuf> {
-    let full = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data").join(path);
-    if full.exists() {
-        return Some(full);
-    }
-    println!("skipped: {} is not here", full.display());
-    None
-}

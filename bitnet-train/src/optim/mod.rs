@@ -4,6 +4,8 @@ mod adamw;
 mod gradients;
 mod places;
 mod schedule;
+#[cfg(test)]
+mod tests;
 
 pub use adamw::{AdamW, AdamWConfig, Moments};
 pub use gradients::Gradients;
