@@ -9,6 +9,7 @@ mod gguf_blocks;
 mod gguf_file;
 mod gguf_keys;
 mod hostile_files;
+mod published;
 mod pytorch;
 mod reference_model;
 mod round_trips;

@@ -224,6 +224,18 @@ fn keys_are_hashes_of_what_decides_the_tokens_and_stay_what_they_were() {
     for index in 0..40 {
         fs::write(many.join(format!("{index:02}.txt")), &text).expect("writes");
     }
+    // Without an end of the last line, and with ends of two characters: hashes are of the files as they are.
+    let lines = vec![format!("{{\"text\": {:?}}}", &text[..190]); 40].join("\r\n");
+    let path = folder.path().join("lines.jsonl");
+    fs::write(&path, &lines).expect("writes");
+    let source = SourceConfig::Jsonl { path: Paths::One(path), field: "text".into() };
+    let config = DataConfig { source, ..DataConfig::default() };
+    let prepared = prepare(&config, &small_bpe(), folder.path(), Trust::SizeAndTime, &silent).expect("prepares");
+    let files = [b"files 1 field \"text\"\nJsonl\n", &sha(&[lines.as_bytes()])[..]].concat();
+    let content = sha(&[&files, b"2 of 40 Train\n"]);
+    let key = sha(&[&content, &sha(&[&prepared.tokenizer_json]), b"separator Some(0)\n"]);
+    assert_eq!(prepared.train.fingerprint(), hex(&key));
+
     for (source, count) in [(one, 1), (many, 40)] {
         let config = DataConfig { source: SourceConfig::Text { path: Paths::One(source) }, ..DataConfig::default() };
         let prepared = prepare(&config, &small_bpe(), folder.path(), Trust::SizeAndTime, &silent).expect("prepares");

@@ -1,48 +1,74 @@
 //! JSON Lines: one object a line, the text in one field.
 
 use std::fs::File;
-use std::io::BufReader;
-use std::path::Path;
+use std::io::{self, BufReader, Read};
+use std::path::{Display, Path};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use bitnet_model::files::text;
 use serde_json::Value;
 
 use crate::data::source::{OnBytes, OnDocument};
 
-/// Calls `on_bytes` with each line and its end, whatever ends it in the file, and `on_document` with the field of its object. Blank lines are skipped.
+/// Calls `on_bytes` with all bytes of the file in pieces, as they are, and `on_document` with the field of each line's object. Blank
+/// lines are skipped.
 ///
 /// # Errors
 ///
-/// Names the line: malformed JSON, not an object, a missing field, a field that is not a string, not UTF-8.
+/// Names the line: malformed JSON, not an object, a missing field, a field that is not a string, not UTF-8; what is called may
+/// return others.
 pub fn read(path: &Path, field: &str, on_bytes: &mut OnBytes<'_>, on_document: &mut OnDocument<'_>) -> Result<()> {
     let name = path.display();
     let file = File::open(path).with_context(|| format!("cannot open {name}"))?;
-    let reader = BufReader::with_capacity(1 << 20, file);
-    text::each_line(reader, &name.to_string(), MAX_LINE, |number, line| {
-        on_bytes(line.as_bytes())?;
-        on_bytes(b"\n")?;
-        if line.trim().is_empty() {
-            return Ok(());
+    let mut told = Told { file, on_bytes, refusal: None };
+    let reader = BufReader::with_capacity(1 << 20, &mut told);
+    let read = text::each_line(reader, &name.to_string(), MAX_LINE, |number, line| {
+        document(&name, field, number, line, on_document)
+    });
+    match told.refusal {
+        Some(refusal) => Err(refusal),
+        None => read,
+    }
+}
+
+/// A file that tells of every piece that is read.
+struct Told<'a, 'b> {
+    file: File,
+    on_bytes: &'a mut OnBytes<'b>,
+    /// What was returned instead of going on.
+    refusal: Option<Error>,
+}
+
+impl Read for Told<'_, '_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read(buffer)?;
+        (self.on_bytes)(&buffer[..count]).map_err(|refusal| {
+            self.refusal = Some(refusal);
+            io::Error::other("refused")
+        })?;
+        Ok(count)
+    }
+}
+
+fn document(name: &Display<'_>, field: &str, number: u64, line: &str, on_document: &mut OnDocument<'_>) -> Result<()> {
+    if line.trim().is_empty() {
+        return Ok(());
+    }
+    let fault = |error| anyhow!("{name}:{number}: malformed JSON: {}", text::json_fault_in_line(&error));
+    let value: Value = serde_json::from_str(line).map_err(fault)?;
+    let Value::Object(object) = value else {
+        bail!("{name}:{number}: expected an object with the field `{field}`, found {}", kind(&value));
+    };
+    match object.get(field) {
+        Some(Value::String(text)) => on_document(text),
+        Some(other) => {
+            bail!("{name}:{number}: the field `{field}` is {}, expected a string", kind(other));
         }
-        let fault = |error| anyhow!("{name}:{number}: malformed JSON: {}", text::json_fault_in_line(&error));
-        let value: Value = serde_json::from_str(line).map_err(fault)?;
-        let Value::Object(object) = value else {
-            bail!("{name}:{number}: expected an object with the field `{field}`, found {}", kind(&value));
-        };
-        match object.get(field) {
-            Some(Value::String(text)) => on_document(text),
-            Some(other) => {
-                bail!("{name}:{number}: the field `{field}` is {}, expected a string", kind(other));
-            }
-            None => {
-                let fields = object.keys().take(8).cloned().collect::<Vec<_>>().join(", ");
-                bail!(
-                    "{name}:{number}: no field `{field}`; the line has: {fields}. Set `field` to the one with the text"
-                );
-            }
+        None => {
+            let fields = object.keys().take(8).cloned().collect::<Vec<_>>().join(", ");
+            bail!("{name}:{number}: no field `{field}`; the line has: {fields}. Set `field` to the one with the text");
         }
-    })
+    }
 }
 
 fn kind(value: &Value) -> &'static str {
@@ -62,15 +88,21 @@ const MAX_LINE: u64 = 256 << 20;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::progress::Stopped;
 
     fn documents(content: &[u8], field: &str) -> Result<Vec<String>> {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(file.path(), content).expect("writes");
-        let mut out = Vec::new();
-        read(file.path(), field, &mut |_| Ok(()), &mut |text| {
+        let (mut out, mut bytes) = (Vec::new(), Vec::new());
+        let on_bytes = &mut |piece: &[u8]| {
+            bytes.extend_from_slice(piece);
+            Ok(())
+        };
+        read(file.path(), field, on_bytes, &mut |text| {
             out.push(text.to_string());
             Ok(())
         })?;
+        assert_eq!(bytes, content, "ends of lines and marks are bytes of the file, too");
         Ok(out)
     }
 
@@ -80,6 +112,15 @@ mod tests {
         assert_eq!(documents(content, "text").expect("well-formed"), ["a\nb", "c", ""]);
         let marked = [b"\xef\xbb\xbf", &content[..]].concat();
         assert_eq!(documents(&marked, "text").expect("a mark is no text"), ["a\nb", "c", ""]);
+    }
+
+    #[test]
+    fn who_hears_of_bytes_may_stop_the_reading() {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), "{\"text\": \"a\"}\n").expect("writes");
+        let stop = &mut |_: &[u8]| -> Result<()> { Err(Stopped.into()) };
+        let error = read(file.path(), "text", stop, &mut |_| Ok(())).expect_err("stopped");
+        assert!(error.is::<Stopped>(), "{error:#}");
     }
 
     #[test]

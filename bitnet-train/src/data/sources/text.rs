@@ -31,11 +31,16 @@ mod tests {
     fn read_bytes(bytes: &[u8]) -> Result<String> {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(file.path(), bytes).expect("writes");
-        let mut out = String::new();
-        read(file.path(), &mut |_| Ok(()), &mut |text| {
+        let (mut out, mut told) = (String::new(), Vec::new());
+        let on_bytes = &mut |piece: &[u8]| {
+            told.extend_from_slice(piece);
+            Ok(())
+        };
+        read(file.path(), on_bytes, &mut |text| {
             out.push_str(text);
             Ok(())
         })?;
+        assert_eq!(told, bytes, "a mark is bytes of the file, too");
         Ok(out)
     }
 
