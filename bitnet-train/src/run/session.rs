@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
+use bitnet_infer::tell;
 use bitnet_model::ModelConfig;
 use bitnet_model::tokenizer::Tokenizer;
 use serde_json::json;
@@ -72,7 +73,7 @@ pub fn resume(root: &Path, interrupt: &AtomicBool) -> Result<Outcome> {
         "{}: the training data has changed since this checkpoint; put it back, or begin another run",
         latest.path.display()
     );
-    eprintln!("resuming {} at step {} of {}", root.display(), latest.state.step, run.config.train.steps);
+    tell!("resuming {} at step {} of {}", root.display(), latest.state.step, run.config.train.steps);
     let parameters = load_parameters(&latest.path, &config)?;
     let optimizer = latest.optimizer(run.config.optimizer.clone(), &parameters)?;
     let codes = latest.codes()?;
@@ -95,7 +96,7 @@ fn prepare(run: &Run, interrupt: &AtomicBool) -> Result<Option<(Prepared, ModelC
     };
     drop(bar);
     for fault in &prepared.rebuilt {
-        eprintln!("warning: {fault}");
+        tell!("warning: {fault}");
     }
     let config = run.model_config(prepared.vocab_size, prepared.eos)?;
     // Before a folder exists: sequences that fit both shards.
@@ -261,12 +262,12 @@ impl Session<'_> {
         if let Some(path) = &exported {
             let json = self.prepared.tokenizer_json.clone();
             let odd = export(path, &self.config, &self.parameters, settings.float_type, json)?;
-            odd.iter().for_each(|warning| eprintln!("warning: {warning}"));
+            odd.iter().for_each(|warning| tell!("warning: {warning}"));
         }
         let (peak, estimated) = (peak_memory(), self.estimated_memory());
         if let Some(peak) = peak {
             let of = estimated.map_or(String::new(), |bytes| format!(" (estimated {:.0} MB)", bytes as f64 / 1e6));
-            eprintln!("peak memory {:.0} MB{of}", peak as f64 / 1e6);
+            tell!("peak memory {:.0} MB{of}", peak as f64 / 1e6);
         }
         let result = json!({
             "steps": self.state.step,

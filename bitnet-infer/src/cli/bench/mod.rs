@@ -112,6 +112,11 @@ pub fn run(args: &Args, opening: Opening) -> Result<()> {
 }
 
 impl Args {
+    /// Whether a model comes of it in place of measurements.
+    pub fn writes_a_file(&self) -> bool {
+        self.write.is_some()
+    }
+
     fn random(&self) -> Result<RandomModel> {
         let mut random = RandomModel::named(&self.shape)?;
         let config = &mut random.config;
