@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use hf_hub::api::RepoInfo;
-use hf_hub::api::sync::{ApiBuilder, ApiRepo};
+use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 
 use bitnet_model::files::hugging_face::{
@@ -140,8 +140,14 @@ pub fn model(settings: &HubSettings, location: &Location) -> Result<PathBuf> {
 }
 
 /// Whether the Hub has answered, and the answer was no (a status of 400 to 499): there is no such thing, or no access to it.
+/// That there are too many requests (429) is no such answer.
 fn is_answer(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| cause.to_string().contains("status code 4"))
+    let status = error.chain().find_map(|cause| match cause.downcast_ref::<ApiError>()? {
+        // The type of the status belongs to a crate that hf-hub does not pass on; its words are tested below.
+        ApiError::RequestError(error) => error.to_string().strip_prefix("http status: ")?.parse::<u16>().ok(),
+        _ => None,
+    });
+    status.is_some_and(|status| (400..500).contains(&status) && status != 429)
 }
 
 /// A repository of models or of data, at a revision.
@@ -364,6 +370,43 @@ mod tests {
         assert_eq!(model(&settings, &at("cached/model")).expect("cached"), snapshot);
         assert!(model(&settings, &at("cached/model:a.gguf")).is_err());
         assert!(format!("{error:#}").contains("cannot reach the model some/model (revision main)"), "{error:#}");
+    }
+
+    /// A server that answers every request with a status, and its address.
+    fn answering(status: &'static str) -> String {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let mut head = std::io::BufReader::new(&stream);
+                let mut line = String::new();
+                while std::io::BufRead::read_line(&mut head, &mut line).is_ok_and(|n| n > 2) {
+                    line.clear();
+                }
+                let _ = write!(&stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            }
+        });
+        format!("http://{address}")
+    }
+
+    #[test]
+    fn a_hub_that_says_no_is_not_overruled_by_the_cache() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let repo = folder.path().join("models--some--model");
+        std::fs::create_dir_all(repo.join("refs")).expect("creates");
+        std::fs::write(repo.join("refs/main"), "abc123").expect("writes");
+        std::fs::create_dir_all(repo.join("snapshots/abc123")).expect("creates");
+        for (status, is_no) in [
+            ("401 Unauthorized", true),
+            ("403 Forbidden", true),
+            ("404 Not Found", true),
+            ("429 Too Many Requests", false),
+            ("500 Internal Server Error", false),
+            ("504 Gateway Timeout", false),
+        ] {
+            let settings = HubSettings { endpoint: Some(answering(status)), offline: false, ..offline(folder.path()) };
+            assert_eq!(model(&settings, &at("some/model")).is_err(), is_no, "{status}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod cli;
 
 use std::process::ExitCode;
 
+use bitnet_infer::tell;
 use clap::Parser;
 
 /// glibc gives memory back to the kernel after every tensor and takes it again for the next: a third of a step.
@@ -16,7 +17,7 @@ fn main() -> ExitCode {
         Err(error) => {
             // One line, with the whole chain of causes; candle's errors may carry a backtrace on further lines.
             let message = format!("{error:#}");
-            eprintln!("error: {}", message.lines().next().unwrap_or_default());
+            tell!("error: {}", message.lines().next().unwrap_or_default());
             ExitCode::FAILURE
         }
     }

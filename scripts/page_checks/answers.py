@@ -105,6 +105,44 @@ def asks(s):
     expect(s.page.locator(".turn.system").count() == 1, "the system prompt is not shown")
 
 
+@check("calls a full context full, and goes on without the oldest turns", mock_only=True)
+def full(s):
+    s.open()
+    for text in ["one", "two", "three", "four [full]"]:
+        s.send(text)
+    expect(len(s.server.requests[-1][1]["messages"]) == 7, "the last question was not sent with all before it")
+    expect("the context is full" in s.stats(), f"{s.stats()!r}")
+    expect("token limit" not in s.stats(), f"{s.stats()!r}")
+    meter = s.page.inner_text("#meter .words")
+    expect(meter.endswith(", full"), f"{meter!r}")
+    s.shot("full")
+    s.page.get_by_role("button", name="Go on without the oldest turns").click()
+    s.finished()
+    said = [message["content"] for message in s.server.requests[-1][1]["messages"] if message["role"] == "user"]
+    expect(said == ["three", "four [full]"], f"{said}")
+    expect(s.page.locator(".turn").count() == 8, "what is left out is no longer shown")
+    expect("4 messages" in s.page.inner_text(".skipped"), "nothing tells what is left out")
+    s.page.reload()
+    s.page.wait_for_selector(".skipped")
+    s.page.get_by_role("button", name="Go on without the oldest turns").click()
+    s.finished()
+    said = [message["content"] for message in s.server.requests[-1][1]["messages"]]
+    expect(said == ["four [full]"], f"{said}")
+    expect(s.page.get_by_role("button", name="Go on without").count() == 0, "there is nothing more to leave out")
+
+
+@check("offers the same where the server refuses a conversation as too long", mock_only=True)
+def too_long(s):
+    s.allowed.append("400")
+    s.open()
+    s.send("one")
+    s.send("two [error 400]")
+    s.page.get_by_role("button", name="Go on without the oldest turns").click()
+    s.finished()
+    said = [message["content"] for message in s.server.requests[-1][1]["messages"]]
+    expect(said == ["two [error 400]"], f"{said}")
+
+
 @check("Enter sends, Shift+Enter begins a line, an empty message goes nowhere", needs="chat")
 def enter(s):
     s.open()
@@ -244,8 +282,7 @@ def markdown(s):
         found = s.page.locator(f".turn.assistant .body {selector}").count()
         expect(found == n, f"{found} of {selector}, expected {n}")
     s.page.reload()
-    s.page.wait_for_selector(".starts")
-    s.page.click("#conversations .open")
+    s.page.wait_for_selector(".turn.assistant .body")
     again = s.page.evaluate(html)
     expect(again == streamed, f"streamed:\n{streamed}\nreloaded:\n{again}")
 
@@ -373,7 +410,8 @@ def keys(s):
     s.send("Hello")
     expect(server.requests[-1][2].get("Authorization") == "Bearer secret", "no key was sent")
     s.page.reload()
-    s.page.wait_for_selector(".starts")
+    s.page.wait_for_selector(".turn.assistant")
+    s.until("document.querySelector('#server').textContent.startsWith('bitnet')")
     expect(not s.page.locator("#question").is_visible(), "asked again")
     kept = s.page.evaluate("JSON.stringify(localStorage)")
     expect("secret" not in kept, "the key is in the local storage")

@@ -68,6 +68,25 @@ def conversations(s):
     expect(s.page.locator("#conversations .title").all_inner_texts() == ["About dogs"], "came back")
 
 
+@check("opens the conversation that was open", needs="chat")
+def reopens(s):
+    s.open()
+    s.limit(5)
+    s.send("About cats")
+    s.page.click("#new")
+    s.send("About dogs")
+    s.page.click("text=About cats")
+    for page in [s.page, s.new_page()]:
+        page.goto(s.url)
+        page.wait_for_selector(".turn.user .body")
+        expect(page.inner_text(".turn.user .body") == "About cats", "another conversation was opened")
+    s.page.bring_to_front()
+    s.page.click("#new")
+    s.page.reload()
+    s.page.wait_for_selector("#welcome h2")
+    expect(s.page.locator(".turn").count() == 0, "a new conversation is none after all")
+
+
 @check("an answer goes on while another conversation is shown; drafts wait", mock_only=True)
 def background(s):
     s.open()

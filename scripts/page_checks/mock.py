@@ -5,7 +5,7 @@
 
 `check_page.py --mock` uses it; by itself it serves the page for work on its looks, with nothing to build. The last
 message steers the answer: `[slow]`, `[wait]`, `[long]`, `[markdown]`, `[html]`, `[split]`, `[silent]`, `[break]`,
-`[stream-error]`, and `[error N]` for a status. Needs nothing but Python.
+`[stream-error]`, `[full]` for a context that ends with the answer, and `[error N]` for a status. Needs nothing but Python.
 """
 
 import argparse
@@ -130,7 +130,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.reply(200, {"object": "list", "data": [model]})
         if path == "/props":
             defaults = {
-                "temperature": 0.8,
+                "temperature": 0.800000011920929,
                 "top_p": 0.95,
                 "top_k": 40,
                 "min_p": 0.05,
@@ -196,7 +196,7 @@ class Handler(BaseHTTPRequestHandler):
             PLAIN,
         )
         tokens = pieces(text)[: request.get("max_tokens") or None]
-        cut = len(tokens) < len(pieces(text))
+        cut = "[full]" in said or len(tokens) < len(pieces(text))
         delay = 0.08 if "[slow]" in said else self.server.delay_s
         end = "\r\n" if "[split]" in said else "\n"
         started = time.monotonic()
@@ -226,7 +226,7 @@ class Handler(BaseHTTPRequestHandler):
                 if chat
                 else len(pieces(request["prompt"]))
             )
-            prompt = min(prompt, CONTEXT - len(tokens) - 200)
+            prompt = CONTEXT - len(tokens) if "[full]" in said else min(prompt, CONTEXT - len(tokens) - 200)
             usage = {
                 "prompt_tokens": prompt,
                 "completion_tokens": len(tokens),

@@ -5,6 +5,7 @@
 
 mod builtin;
 mod defaults;
+mod ends;
 mod json;
 mod message;
 mod shield;
@@ -76,19 +77,12 @@ impl ChatFormat {
         tokenizer: &Tokenizer,
     ) -> Result<Self> {
         let spelled = |id: u32| tokenizer.text_of(id).unwrap_or_default();
-        let ends = tokenizer.special_tokens().filter(|(_, text)| TURN_ENDS.contains(text) && source.contains(text));
-        let end_tokens = ends.map(|(id, _)| id).collect();
         let specials = tokenizer.special_tokens().map(|(_, text)| text.to_owned()).filter(|text| !text.is_empty());
         let template = Template::new(source).map_err(|e| Error::Input(format!("{name} chat template: {e}")))?;
-        Ok(Self {
-            template,
-            name,
-            bos: config.bos_token_id.map(|id| (id, spelled(id))),
-            eos: config.eos_token_ids.first().map(|&id| spelled(id)).unwrap_or_default(),
-            specials: specials.collect(),
-            end_tokens,
-            stops,
-        })
+        let bos = config.bos_token_id.map(|id| (id, spelled(id)));
+        let eos = config.eos_token_ids.first().map(|&id| spelled(id)).unwrap_or_default();
+        let end_tokens = ends::of_turns(&template, tokenizer, bos.as_ref().map_or("", |(_, text)| text), &eos);
+        Ok(Self { template, name, bos, eos, specials: specials.collect(), end_tokens, stops })
     }
 
     /// The name of the template: a built-in one's, a file's, or that it is the model's own.
@@ -153,9 +147,10 @@ impl ChatFormat {
         }
         let bos = self.bos.as_ref().map_or("", |(_, text)| text);
         let write = |messages: &[Message]| self.template.render(messages, ending == Ending::Reply, bos, &self.eos);
-        let text = write(&messages).or_else(|error| match message::with_written_arguments(&messages) {
-            Some(messages) => write(&messages).map_err(|_| error),
-            None => Err(error),
+        // The first refusal is the one that says what is wrong.
+        let text = write(&messages).or_else(|error| {
+            let others = message::spellings(&messages);
+            others.iter().find_map(|messages| write(messages).ok()).ok_or(error)
         });
         let mut text = text.map_err(|e| Error::Input(format!("the chat template: {e}")))?;
         if ending == Ending::Continue {
@@ -196,19 +191,6 @@ fn named_template(named: &str) -> Result<(String, String, Vec<String>)> {
     }
     Ok((named.to_owned(), text::read(path, LARGEST_TEMPLATE)?, Vec::new()))
 }
-
-/// Spellings with which published models end a turn.
-const TURN_ENDS: [&str; 9] = [
-    "<|eot_id|>",
-    "<|eom_id|>",
-    "<|im_end|>",
-    "<|end|>",
-    "<|eot|>",
-    "<end_of_turn>",
-    "<|end_of_turn|>",
-    "<|endoftext|>",
-    "</s>",
-];
 
 /// More than any template takes.
 const LARGEST_TEMPLATE: u64 = 1 << 20;

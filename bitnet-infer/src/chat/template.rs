@@ -1,13 +1,16 @@
 //! Chat templates as Hugging Face's libraries run them, within limits.
 
+mod python;
+mod syntax;
+
 use std::fmt;
 use std::io::{self, Write};
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Serde, Value};
+use minijinja::value::{Serde, Value};
 use minijinja::{Environment, ErrorKind};
 
-use super::{Message, json};
+use super::message::Message;
 
 /// A chat template, checked to be one. It runs in a language that knows neither files nor a network, for a bounded number of
 /// steps, and writes a bounded text.
@@ -39,11 +42,11 @@ impl Template {
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(|e| TemplateError(one_line(&e)))?);
         environment.set_recursion_limit(MOST_DEPTH);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
-        environment.add_filter("tojson", tojson);
-        environment.add_template_owned(NAME, source.clone()).map_err(|e| TemplateError(one_line(&e)))?;
+        python::install(&mut environment);
+        let translated = syntax::translated(&source).map_err(|message| TemplateError(message.into()))?;
+        environment.add_template_owned(NAME, translated).map_err(|e| TemplateError(one_line(&e)))?;
         Ok(Self { environment, source })
     }
 
@@ -67,20 +70,9 @@ impl Template {
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(FUEL + FUEL_PER_MESSAGE * messages.len() as u64));
         let template = environment.get_template(NAME).map_err(|e| TemplateError(one_line(&e)))?;
-        // A template that knows nothing of calls would write the word `none`.
-        let knows_calls = self.source.contains("tool_calls");
-        let message = |message: &Message| {
-            let content = match &message.content {
-                None if knows_calls => Value::from(()),
-                _ => Value::from(message.text()),
-            };
-            let own = [("role", Value::from(message.role.name())), ("content", content)];
-            let more = message.more.iter().map(|(key, value)| (key.as_str(), Value::from(Serde(value))));
-            Value::from_pairs(own.into_iter().chain(more))
-        };
         let context = minijinja::context! {
-            messages => messages.iter().map(message).collect::<Vec<Value>>(), add_generation_prompt => add_generation_prompt,
-            bos_token => bos_token, eos_token => eos_token,
+            messages => messages.iter().map(seen).collect::<Vec<Value>>(), add_generation_prompt => add_generation_prompt,
+            bos_token => bos_token, eos_token => eos_token, tools => (), documents => (),
         };
         let limit = LONGEST_OVERHEAD + bytes.saturating_mul(2) + messages.len() * OVERHEAD_PER_MESSAGE;
         let mut out = Bounded { bytes: Vec::new(), limit };
@@ -89,6 +81,25 @@ impl Template {
             Err(e) => Err(TemplateError(one_line(&e))),
         }
     }
+}
+
+/// A message as transformers shows it to a template: what is null is not there, and a model's reasoning has each of its names.
+fn seen(message: &Message) -> Value {
+    let own =
+        [("role", Some(Value::from(message.role.name()))), ("content", message.content.as_deref().map(Value::from))];
+    let own = own.into_iter().filter_map(|(key, value)| Some((key, value?)));
+    let more = message.more.iter().filter(|(_, value)| !value.is_null());
+    let more = more.map(|(key, value)| (key.as_str(), Value::from(Serde(value))));
+    let mut pairs: Vec<(&str, Value)> = own.chain(more).collect();
+    let of = |name: &str| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone());
+    if let Some(reasoning) = ["reasoning_content", "thinking", "reasoning"].into_iter().find_map(of) {
+        if of("thinking").is_none() {
+            pairs.insert(0, ("thinking", reasoning.clone()));
+        }
+        pairs.retain(|(key, _)| *key != "reasoning_content");
+        pairs.push(("reasoning_content", reasoning));
+    }
+    Value::from_pairs(pairs)
 }
 
 /// Output that ends with an error instead of filling the memory.
@@ -123,18 +134,6 @@ fn strftime_now(format: &str) -> Result<String, minijinja::Error> {
         |_| minijinja::Error::new(ErrorKind::InvalidOperation, format!("strftime_now: `{format}` is no format"));
     write!(text, "{}", chrono::Local::now().format(format)).map_err(refused)?;
     Ok(text)
-}
-
-/// Unlike the one that comes with the engine, which escapes for HTML.
-fn tojson(value: &Value, options: Kwargs) -> Result<String, minijinja::Error> {
-    let indent: Option<usize> = options.get("indent")?;
-    // Python's other arguments change nothing that a template of ours may see.
-    for name in ["ensure_ascii", "separators", "sort_keys"] {
-        let _: Option<Value> = options.get(name)?;
-    }
-    options.assert_all_used()?;
-    let refused = |e: serde_json::Error| minijinja::Error::new(ErrorKind::BadSerialization, e.to_string());
-    json::python(value, indent).map_err(refused)
 }
 
 /// The message of a template's own exception alone; else what happened and where.

@@ -159,3 +159,61 @@ fn a_message_can_go_on() {
     assert_eq!(render(Ending::Closed), "User: Hi<|eot_id|>Assistant: Well,<|eot_id|>");
     assert!(format.render(&[], Ending::Reply).is_err());
 }
+
+/// The ends of turns that a template of one's own has, with the tokens of [`tokenizer`].
+fn ends(source: &str) -> Vec<u32> {
+    let template = Template::new(source.into()).expect(source);
+    ends::of_turns(&template, &tokenizer(), "<s>", "</s>")
+}
+
+#[test]
+fn ends_of_turns_are_what_a_template_writes_behind_an_answer() {
+    let each = |written: &str| format!("{{% for m in messages %}}{{{{ m.role }}}}: {{{{ {written} }}}}{{% endfor %}}");
+    for (source, expected) in [
+        (each("m.content + '<|eot_id|>'"), vec![258]),
+        (each("m.content + '<|' + 'eot_id|>'"), vec![258]),
+        (each("m.content | trim ~ '\n' ~ '<|eot_%s|>' % 'id'"), vec![258]),
+        (each("m.content ~ ' ' ~ eos_token"), vec![257]),
+        (each("m.content ~ ('</s>' if loop.last else '<|eot_id|>')"), vec![257, 258]),
+        // An end of what others say, a beginning, and a text: none of them ends an answer.
+        (each("m.content ~ ('<|eot_id|>' if m.role == 'user' else '.')"), vec![]),
+        (each("m.content ~ '<s>'"), vec![]),
+        (each("m.content ~ '###'"), vec![]),
+        // Named, and never written.
+        ("{# <|eot_id|> #}{% for m in messages %}{{ m.content }}{% endfor %}".into(), vec![]),
+        // One conversation is refused, another is not.
+        (
+            "{% if messages | length == 2 %}{{ raise_exception('no') }}{% endif %}".to_owned()
+                + &each("m.content + '</s>'"),
+            vec![257],
+        ),
+        ("{{ raise_exception('no') }}".into(), vec![]),
+    ] {
+        assert_eq!(ends(&source), expected, "{source}");
+    }
+}
+
+#[test]
+fn a_conversation_begun_elsewhere_goes_on_in_any_template() {
+    let calls = serde_json::json!([{"type": "function", "function": {"name": "f", "arguments": {"b": 1.0, "a": "é"}}}]);
+    let mut call: Message =
+        serde_json::from_value(serde_json::json!({"role": "assistant", "content": null, "tool_calls": calls}))
+            .expect("a message");
+    call.more.insert("reasoning".into(), "so".into());
+    let messages = [Message::new(Role::User, "Hi"), call, Message::new(Role::Tool, "4")];
+    let write = |source: &str| {
+        let (mut format, _) = format(false);
+        format.template = Template::new(source.into()).expect("a template");
+        format.render(&messages, Ending::Closed).expect(source)
+    };
+    // transformers leaves out what is null, and gives a reasoning its other names.
+    let each = |inner: &str| format!("{{% for m in messages %}}{inner}{{% endfor %}}");
+    assert_eq!(write(&each("{{ m.content is defined }} ")), "True False True ");
+    assert_eq!(write(&each("{{ m.reasoning_content }}{{ m.thinking }}")), "soso");
+    let arguments = "{% for c in m.tool_calls or [] %}{{ c.function.arguments | tojson }}{% endfor %}";
+    assert_eq!(write(&each(arguments)), r#"{"b": 1.0, "a": "é"}"#);
+    // Where that is refused, an empty text, and arguments as a text.
+    assert_eq!(write(&each("{{ '<' + m.content + '>' }}")), "<Hi><><4>");
+    let joined = "{{ m.content + '|' }}{% for c in m.tool_calls or [] %}{{ '' + c.function.arguments }}{% endfor %}";
+    assert_eq!(write(&each(joined)), r#"Hi||{"b": 1.0, "a": "é"}4|"#);
+}

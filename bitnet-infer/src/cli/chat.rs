@@ -10,11 +10,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result, bail};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
+use serde::Deserialize;
 use tokio::signal::unix::{SignalKind, signal};
 
 use bitnet_infer::chat::{ChatFormat, Ending, GenerationDefaults, Message, Role};
 use bitnet_infer::engine::{self, HeadFormat, KvCache, KvType, LoadedModel, SamplerConfig};
 use bitnet_infer::generate::{GenerateOptions, Generation, Generator, StopReason};
+use bitnet_infer::tell;
 use bitnet_model::files::write_atomic;
 
 use super::{Opening, output};
@@ -105,8 +107,17 @@ pub fn run(args: &Args, opening: Opening) -> Result<()> {
     listen_for_interrupts(Arc::clone(&interrupted))?;
     let cache = Generator::new(&loaded.model, tokenizer).cache(&options)?;
     let messages = args.system.iter().map(|text| Message::new(Role::System, text)).collect();
-    let mut chat =
-        Chat { loaded: &loaded, format, options, messages, cache, known: Vec::new(), last: None, interrupted };
+    let mut chat = Chat {
+        loaded: &loaded,
+        name: super::name_of(&args.model),
+        format,
+        options,
+        messages,
+        cache,
+        known: Vec::new(),
+        last: None,
+        interrupted,
+    };
     chat.talk(args.history_file().as_deref())
 }
 
@@ -144,6 +155,7 @@ impl Args {
 /// Invariant: `cache` holds `known`.
 struct Chat<'a> {
     loaded: &'a LoadedModel,
+    name: String,
     format: ChatFormat,
     options: GenerateOptions,
     messages: Vec<Message>,
@@ -166,7 +178,12 @@ impl Chat<'_> {
         }
         let is_terminal = io::stdin().is_terminal();
         if is_terminal {
-            eprintln!("{} — /help lists commands, Ctrl-D ends the chat", self.format.name());
+            tell!(
+                "{}, {} tokens of context, template: {} — /help lists commands, /exit or Ctrl-D ends the chat",
+                self.name,
+                self.cache.capacity(),
+                self.format.name()
+            );
         }
         let colours = is_terminal && std::env::var_os("NO_COLOR").is_none();
         let prompt = match (is_terminal, colours) {
@@ -201,7 +218,7 @@ impl Chat<'_> {
                 if !is_terminal {
                     return Err(error);
                 }
-                eprintln!("{error:#}");
+                tell!("{error:#}");
             }
         }
         Ok(())
@@ -250,9 +267,11 @@ impl Chat<'_> {
         };
         output::print("\n")?;
         match generation.stop_reason {
-            StopReason::ContextFull => eprintln!("(the context is full: /reset begins anew, /undo makes some room)"),
-            StopReason::MaxTokens => eprintln!("(cut off after {} tokens: /set max-tokens N)", generation.tokens.len()),
-            StopReason::Cancelled => eprintln!("(stopped)"),
+            StopReason::ContextFull => tell!(
+                "(the context is full: /undo takes the last turn back, /reset begins anew, --context N makes it longer)"
+            ),
+            StopReason::MaxTokens => tell!("(cut off after {} tokens: /set max-tokens N)", generation.tokens.len()),
+            StopReason::Cancelled => tell!("(stopped)"),
             StopReason::EndOfText | StopReason::StopText => {}
         }
         self.known = tokens;
@@ -274,21 +293,27 @@ impl Chat<'_> {
         let (name, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
         let rest = rest.trim();
         match name {
-            "help" => eprintln!("{HELP}"),
-            "reset" => self.messages.retain(|message| message.role == Role::System),
+            "help" => tell!("{HELP}"),
+            "reset" => {
+                self.messages.retain(|message| message.role == Role::System);
+                let kept = if self.messages.is_empty() { "" } else { "; the system text stays" };
+                tell!("(begun anew{kept})");
+            }
             "system" => {
                 self.messages.retain(|message| message.role != Role::System);
-                if !rest.is_empty() {
+                if rest.is_empty() {
+                    tell!("(no system text from now on)");
+                } else {
                     self.messages.insert(0, Message::new(Role::System, rest));
+                    tell!("(the system text from now on: {})", beginning(rest));
                 }
             }
             "undo" => {
-                let last = self.messages.iter().rposition(|message| message.role == Role::User);
-                self.messages.truncate(last.context("nothing was said yet")?);
+                let taken = self.messages.split_off(self.last_question()?);
+                tell!("(took back {}; {} left)", beginning(taken[0].text()), messages(self.messages.len()));
             }
             "regen" => {
-                let last = self.messages.iter().rposition(|message| message.role == Role::User);
-                let taken = self.messages.split_off(last.context("nothing was said yet")? + 1);
+                let taken = self.messages.split_off(self.last_question()? + 1);
                 if let Err(error) = self.answer() {
                     self.messages.extend(taken);
                     return Err(error);
@@ -301,12 +326,13 @@ impl Chat<'_> {
                 let path = PathBuf::from(file_name(rest)?);
                 let text = serde_json::to_string_pretty(&self.messages)? + "\n";
                 write_atomic(&path, text.as_bytes())?;
+                tell!("(wrote {} to {})", messages(self.messages.len()), path.display());
             }
             "load" => {
                 let path = PathBuf::from(file_name(rest)?);
                 let text = output::read_text_file(&path)?;
-                self.messages = serde_json::from_str(&text)
-                    .with_context(|| format!("{}: is no conversation as /save writes it", path.display()))?;
+                self.messages = conversation(&text).with_context(|| path.display().to_string())?;
+                tell!("(read {} from {})", messages(self.messages.len()), path.display());
             }
             _ => bail!("there is no command /{name}: /help lists them"),
         }
@@ -331,20 +357,26 @@ impl Chat<'_> {
         }
         engine::Sampler::new(options.sampler.clone())?;
         self.options = options;
+        tell!("({name} is {value} from now on)");
         Ok(())
+    }
+
+    /// Where the last message of the person is.
+    fn last_question(&self) -> Result<usize> {
+        self.messages.iter().rposition(|message| message.role == Role::User).context("nothing was said yet")
     }
 
     fn show_settings(&self) {
         let SamplerConfig { temperature, top_k, top_p, min_p, repeat_penalty, seed, .. } = &self.options.sampler;
-        eprintln!(
+        tell!(
             "temperature {temperature}, top-k {top_k}, top-p {top_p}, min-p {min_p}, repeat-penalty {repeat_penalty}"
         );
-        eprintln!("seed {seed}, max-tokens {}", self.options.max_new_tokens);
+        tell!("seed {seed}, max-tokens {}", self.options.max_new_tokens);
     }
 
     fn show_stats(&self) -> Result<()> {
         let last = self.last.as_ref().context("nothing was said yet")?;
-        eprintln!(
+        tell!(
             "{} tokens read ({} known) at {:.1} tok/s, {} written at {:.1} tok/s; the conversation has {} of {} tokens, {} of keys and values",
             last.prompt_tokens - last.cached_tokens,
             last.cached_tokens,
@@ -358,6 +390,34 @@ impl Chat<'_> {
         Ok(())
     }
 }
+
+/// A conversation as /save writes it, or as programs that speak OpenAI's API have it: a list, or an object with it.
+fn conversation(text: &str) -> Result<Vec<Message>> {
+    let expected = "expected a list of messages with `role` and `content`, as /save writes it";
+    let value: serde_json::Value = serde_json::from_str(text).context(expected)?;
+    let list = value.get("messages").unwrap_or(&value);
+    let list = list.as_array().with_context(|| format!("is no list: {expected}"))?;
+    let message = |(index, value): (usize, &serde_json::Value)| {
+        Message::deserialize(value).with_context(|| format!("message {}", index + 1))
+    };
+    list.iter().enumerate().map(message).collect()
+}
+
+fn messages(count: usize) -> String {
+    if count == 1 { "1 message".into() } else { format!("{count} messages") }
+}
+
+/// The first words of a text.
+fn beginning(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("\u{201c}{}…\u{201d}", &line[..end]),
+        None => format!("\u{201c}{line}\u{201d}"),
+    }
+}
+
+/// Characters of a message that are shown again.
+const SHOWN: usize = 60;
 
 fn file_name(rest: &str) -> Result<&str> {
     if rest.is_empty() {

@@ -2,6 +2,7 @@
 
 mod bench;
 mod chat;
+mod closing;
 mod convert;
 mod generate;
 mod inspect;
@@ -20,7 +21,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 
 use bitnet_infer::engine::{self, Arrangement, LoadedModel, ModelFiles};
-use bitnet_infer::hub;
+use bitnet_infer::hub::{self, Location};
 use bitnet_infer::kernels::{self as table, Kernel, Ternary};
 use bitnet_model::files::gguf::{GgufOptions, I2sLayout, TensorType};
 use bitnet_model::files::source::{WARNING, WeightSource};
@@ -100,6 +101,9 @@ fn run(cli: Cli) -> Result<()> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.get());
         pool.build_global().with_context(|| format!("cannot start {threads} threads"))?;
     }
+    if cli.command.writes_to_stdout() {
+        closing::end_with_reader();
+    }
     match cli.command {
         Command::Generate(args) => generate::run(&args, cli.global.opening()?),
         Command::Chat(args) => chat::run(&args, cli.global.opening()?),
@@ -110,6 +114,18 @@ fn run(cli: Cli) -> Result<()> {
         Command::Bench(args) => bench::run(&args, cli.global.opening()?),
         Command::Kernels(args) => kernels::run(&args, cli.global.kernel()?),
         Command::Serve(args) => serve::run(&args, cli.global.opening()?),
+    }
+}
+
+impl Command {
+    /// Whether all that comes of the command goes to stdout, so that without a reader it is of no use.
+    fn writes_to_stdout(&self) -> bool {
+        match self {
+            Self::Generate(_) | Self::Chat(_) | Self::Score(_) | Self::Inspect(_) | Self::Kernels(_) => true,
+            Self::Perplexity(args) => !args.writes_a_file(),
+            Self::Bench(args) => !args.writes_a_file(),
+            Self::Convert(_) | Self::Serve(_) => false,
+        }
     }
 }
 
@@ -182,6 +198,21 @@ impl Opening {
 
 /// More than any machine has cores: starting so many takes a second at most.
 const MOST_THREADS: usize = 1024;
+
+/// What people call a model: the name of its repository, or that of its folder or file.
+fn name_of(path: &Path) -> String {
+    if let Some(Location { repo, file, .. }) = path.to_str().and_then(Location::parse) {
+        return file.unwrap_or(repo);
+    }
+    let whole = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let own = name(&whole).unwrap_or_else(|| "model".into());
+    // A run keeps its model in a folder of that name.
+    match whole.parent().and_then(name) {
+        Some(parent) if own == "model" => parent,
+        _ => own,
+    }
+}
 
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
     let kinds = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);

@@ -85,6 +85,13 @@ pub fn run(args: &Args, opening: Opening) -> Result<()> {
     Ok(output::print(&report(&measured))?)
 }
 
+impl Args {
+    /// Whether a file comes of it, besides what is printed.
+    pub fn writes_a_file(&self) -> bool {
+        self.logits.is_some()
+    }
+}
+
 /// The logits of every window that [`Convention::Windows`] cuts `tokens` into: of each token but the last.
 fn write_logits(path: &Path, model: &Model, tokens: &[u32], options: PerplexityOptions) -> Result<()> {
     let mut cache = KvCache::with_type(model.config(), options.context, options.kv)?;

@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -132,7 +132,7 @@ pub fn run(args: &Args, opening: Opening) -> Result<()> {
         engine,
         loaded,
         chat,
-        name: args.name.clone().unwrap_or_else(|| name_of(&args.model)),
+        name: args.name.clone().unwrap_or_else(|| super::name_of(&args.model)),
         sampler,
         end_tokens: defaults.end_tokens().to_vec(),
         limits,
@@ -268,17 +268,6 @@ fn prefill(text: &str) -> Result<Prefill, String> {
     match text.strip_suffix("ms") {
         Some(digits) => Ok(Prefill::Within(Duration::from_millis(positive(digits)?.into()))),
         None => Ok(Prefill::Tokens(positive(text)? as usize)),
-    }
-}
-
-fn name_of(path: &Path) -> String {
-    let whole = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
-    let own = name(&whole).unwrap_or_else(|| "model".into());
-    // A run keeps its model in a folder of that name.
-    match whole.parent().and_then(name) {
-        Some(parent) if own == "model" => parent,
-        _ => own,
     }
 }
 

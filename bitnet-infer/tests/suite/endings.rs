@@ -76,6 +76,34 @@ fn every_command_that_waits_ends_within_a_second_of_a_signal() {
 }
 
 #[test]
+fn every_command_ends_within_a_second_of_its_reader() {
+    let root = tempfile::tempdir().expect("temp dir");
+    let folder = model(root.path());
+    let folder = text(&folder);
+    let words = root.path().join("words");
+    fs::write(&words, "the quick brown fox ".repeat(500_000)).expect("written");
+    // Each has much to do before it writes, or waits for what does not come.
+    let busy: [&[&str]; 5] = [
+        &["perplexity", folder, text(&words)],
+        &["bench", "--shape", "tiny", "--repeats=1000000"],
+        &["score", folder],
+        &["generate", folder],
+        &["chat", folder, "--chat-template=plain", "--no-history"],
+    ];
+    for arguments in busy {
+        let mut command = program();
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().expect("runs");
+        let stdin = child.stdin.take();
+        drop(child.stdout.take());
+        let seconds = seconds_to_end(&mut child);
+        assert!(seconds < 1.0, "{arguments:?}: {seconds:.1} s after its reader");
+        assert!(child.wait().expect("ended").success(), "{arguments:?}");
+        drop(stdin);
+    }
+}
+
+#[test]
 fn every_command_takes_every_kind_of_source() {
     let root = tempfile::tempdir().expect("temp dir");
     let folder = model(root.path());

@@ -2,9 +2,11 @@
 //! scheme, every kernel, damaged files, and the program itself.
 
 mod bad_input;
+mod chat_templates;
 mod command_line;
 mod common;
 mod consistency;
+mod conversing;
 mod conversions;
 #[path = "../../../bitnet-model/tests/suite/data_folder.rs"]
 mod data_folder;

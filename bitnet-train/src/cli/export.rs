@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use bitnet_infer::tell;
 use bitnet_train::run;
 use clap::Args;
 
@@ -29,8 +30,8 @@ impl ExportArgs {
     /// As [`run::export_run`].
     pub fn run(self) -> Result<ExitCode> {
         let odd = run::export_run(&self.run, self.step, &self.out)?;
-        odd.iter().for_each(|warning| eprintln!("warning: {warning}"));
-        eprintln!("wrote {}", self.out.display());
+        odd.iter().for_each(|warning| tell!("warning: {warning}"));
+        tell!("wrote {}", self.out.display());
         Ok(ExitCode::SUCCESS)
     }
 }

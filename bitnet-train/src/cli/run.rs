@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, ensure};
+use bitnet_infer::tell;
 use bitnet_train::config::Run;
 use bitnet_train::data::Trust;
 use bitnet_train::run::{self, Choices, Outcome};
@@ -104,7 +105,7 @@ fn interrupt_flag() -> Result<Arc<AtomicBool>> {
         if raised.swap(true, Ordering::Relaxed) {
             std::process::exit(INTERRUPTED);
         }
-        eprintln!("\nstopping after this step, or this piece of data (again to stop at once, without saving)");
+        tell!("\nstopping after this step, or this piece of data (again to stop at once, without saving)");
     })
     .context("cannot listen for Ctrl-C")?;
     Ok(flag)
@@ -119,32 +120,32 @@ const INTERRUPTED: i32 = 130;
 fn report(folder: &Path, outcome: &Outcome) -> ExitCode {
     match outcome {
         Outcome::Finished(Some(model)) => {
-            eprintln!("finished; the packed model is {}", model.display());
-            eprintln!("  bitnet-infer generate {} \"Once\"", model.display());
+            tell!("finished; the packed model is {}", model.display());
+            tell!("  bitnet-infer generate {} \"Once\"", model.display());
             ExitCode::SUCCESS
         }
         Outcome::Finished(None) => {
-            eprintln!("finished; `bitnet-train export {} --out DIR` packs the model", folder.display());
+            tell!("finished; `bitnet-train export {} --out DIR` packs the model", folder.display());
             ExitCode::SUCCESS
         }
         Outcome::NothingLeft { taken, steps } => {
             let folder = folder.display();
             match taken > steps {
-                true => eprintln!("nothing is left to do: {taken} steps were taken, and train.steps is {steps}"),
-                false => eprintln!("nothing is left to do: the run of {steps} steps is complete"),
+                true => tell!("nothing is left to do: {taken} steps were taken, and train.steps is {steps}"),
+                false => tell!("nothing is left to do: the run of {steps} steps is complete"),
             }
-            eprintln!(
+            tell!(
                 "  a larger train.steps in {folder}/config.toml trains on, `bitnet-train export {folder} --out DIR` packs the model"
             );
             ExitCode::SUCCESS
         }
         Outcome::Interrupted(None) => {
-            eprintln!("stopped before the first step; the same command goes on with the data that is complete");
+            tell!("stopped before the first step; the same command goes on with the data that is complete");
             ExitCode::from(INTERRUPTED as u8)
         }
         Outcome::Interrupted(Some(checkpoint)) => {
-            eprintln!("stopped; saved {}", checkpoint.display());
-            eprintln!("  bitnet-train resume {}", folder.display());
+            tell!("stopped; saved {}", checkpoint.display());
+            tell!("  bitnet-train resume {}", folder.display());
             ExitCode::from(INTERRUPTED as u8)
         }
     }

@@ -4,6 +4,7 @@ use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use bitnet_infer::tell;
 use bitnet_model::files::write_atomic;
 
 /// `config.toml`, `environment.json`, `sessions.jsonl`, `tokenizer.json`, `metrics.jsonl`, `events/`, `checkpoints/`, `model/`,
@@ -78,7 +79,7 @@ impl RunFolder {
                 bail!("{root}: another bitnet-train is writing this run; stop it first, or begin another run")
             }
             Err(TryLockError::Error(e)) if e.kind() == std::io::ErrorKind::Unsupported => {
-                eprintln!("warning: {root}: this file system has no locks; see that no other process writes there");
+                tell!("warning: {root}: this file system has no locks; see that no other process writes there");
             }
             Err(TryLockError::Error(e)) => return Err(e).with_context(|| format!("{}: cannot lock", path.display())),
             Ok(()) => {}

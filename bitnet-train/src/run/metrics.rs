@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use bitnet_infer::tell;
 use bitnet_model::files::write_atomic;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
@@ -80,7 +81,7 @@ impl Reporter {
 
     /// A line for the person who watches.
     pub fn say(&self, text: &str) {
-        self.bar.suspend(|| eprintln!("{text}"));
+        self.bar.suspend(|| tell!("{text}"));
     }
 
     /// Shows a step on the bar; cheap enough for every step.
@@ -124,7 +125,7 @@ impl Reporter {
             self.bar.set_message(text);
         } else {
             let left = self.bar.length().unwrap_or(0).saturating_sub(m.step);
-            eprintln!("step {}/{}  {text}  norm {:.2}  {left} to go", m.step, m.step + left, m.gradient_norm);
+            tell!("step {}/{}  {text}  norm {:.2}  {left} to go", m.step, m.step + left, m.gradient_norm);
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use bitnet_infer::eval::memory::machine_memory;
+use bitnet_infer::tell;
 use bitnet_model::ModelConfig;
 use bitnet_model::tokenizer::Tokenizer;
 use serde_json::json;
@@ -87,7 +88,7 @@ pub fn resume(root: &Path, choices: Choices, interrupt: &AtomicBool) -> Result<O
     let folder = RunFolder::open(root)?.locked()?;
     let run = Run::of_folder(&folder.config())?;
     for warning in &run.warnings {
-        eprintln!("warning: {warning}");
+        tell!("warning: {warning}");
     }
     checkpoint::remove_leftovers(&folder)?;
     let latest = Latest::find(&folder)?;
@@ -102,9 +103,9 @@ pub fn resume(root: &Path, choices: Choices, interrupt: &AtomicBool) -> Result<O
         "{}: the training data has changed since this checkpoint; put it back, or begin another run",
         latest.path.display()
     );
-    eprintln!("resuming {} at step {taken} of {steps}", root.display());
+    tell!("resuming {} at step {taken} of {steps}", root.display());
     for change in history::record(&folder, &run, taken)?.unwrap_or_default() {
-        eprintln!("  {}: {}, was {}", change.key, change.to, change.from);
+        tell!("  {}: {}, was {}", change.key, change.to, change.from);
     }
     let parameters = load_parameters(&latest.path, &config)?;
     let optimizer = latest.optimizer(run.config.optimizer.clone(), &parameters)?;
@@ -129,7 +130,7 @@ fn prepare(run: &Run, choices: Choices, interrupt: &AtomicBool) -> Result<Option
     };
     drop(bar);
     for fault in &prepared.warnings {
-        eprintln!("warning: {fault}");
+        tell!("warning: {fault}");
     }
     let config = run.model_config(prepared.vocab_size, prepared.eos)?;
     // Before a folder exists: sequences that fit both shards.
@@ -295,12 +296,12 @@ impl Session<'_> {
         if let Some(path) = &exported {
             let json = self.prepared.tokenizer_json.clone();
             let odd = export(path, &self.config, &self.parameters, settings.float_type, json)?;
-            odd.iter().for_each(|warning| eprintln!("warning: {warning}"));
+            odd.iter().for_each(|warning| tell!("warning: {warning}"));
         }
         let (peak, estimated) = (peak_memory(), self.estimated_memory());
         if let Some(peak) = peak {
             let of = estimated.map_or(String::new(), |bytes| format!(" (estimated {:.0} MB)", bytes as f64 / 1e6));
-            eprintln!("peak memory {:.0} MB{of}", peak as f64 / 1e6);
+            tell!("peak memory {:.0} MB{of}", peak as f64 / 1e6);
         }
         let result = json!({
             "steps": self.state.step,

@@ -124,6 +124,11 @@ fn most(values: &[usize]) -> usize {
 const MOST_AT_ONCE: usize = 65_536;
 
 impl Args {
+    /// Whether a model comes of it in place of measurements.
+    pub fn writes_a_file(&self) -> bool {
+        self.write.is_some()
+    }
+
     fn random(&self) -> Result<RandomModel> {
         let mut random = RandomModel::named(&self.shape)?;
         let config = &mut random.config;

@@ -71,11 +71,16 @@ pub async fn props(State(server): State<Arc<Server>>) -> Json<Value> {
         "head": server.loaded.model.head_format().name(),
         "default_generation_settings": {
             "n_ctx": server.context(),
-            "temperature": sampler.temperature, "top_k": sampler.top_k, "top_p": sampler.top_p, "min_p": sampler.min_p,
-            "repetition_penalty": sampler.repeat_penalty, "repeat_window": sampler.repeat_window,
+            "temperature": decimal(sampler.temperature), "top_k": sampler.top_k, "top_p": decimal(sampler.top_p),
+            "min_p": decimal(sampler.min_p), "repetition_penalty": decimal(sampler.repeat_penalty), "repeat_window": sampler.repeat_window,
             "presence_penalty": 0.0, "frequency_penalty": 0.0,
         },
     }))
+}
+
+/// The number that a person has written: as f64, 0.8 in single precision would be 0.800000011920929.
+fn decimal(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or(value.into())
 }
 
 /// `GET /metrics`.

@@ -8,7 +8,7 @@ import { announce, confirm, dismissable, notice, prompt } from './dialogs.js';
 import { byId } from './dom.js';
 import { wireFiles } from './files.js';
 import { titleFrom } from './format.js';
-import { chatRequest, completeRequest } from './generate.js';
+import { chatRequest, completeRequest, withoutOldest } from './generate.js';
 import { Follower } from './scroll.js';
 import { describeServer } from './server.js';
 import { SettingsSheet, readSettings } from './settings.js';
@@ -32,7 +32,7 @@ let systemTouched = false;
 
 const follower = new Follower(byId('scroller'), byId('jump'));
 const drawer = new Drawer(byId('sidebar'), byId('main'), byId('menu'), byId('veil'));
-const thread = new Thread(byId('thread'), { regenerate, edit, editSystem: () => openSettings(true) });
+const thread = new Thread(byId('thread'), { regenerate, shorten, edit, editSystem: () => openSettings(true) });
 const textPage = new TextPage(byId('text-view'), { edited: textEdited, again: continueAgain });
 const composer = new Composer({
   send,
@@ -148,7 +148,7 @@ function send(text) {
 }
 
 function answer() {
-  const request = chatRequest(server.model, current, settings);
+  const request = chatRequest(server, current, settings);
   const message = { role: 'assistant', content: '', model: server.model };
   current.messages.push(message);
   start(current, message, request, view);
@@ -162,11 +162,22 @@ function regenerate(message) {
   byId('stop').focus();
 }
 
+/** Leaves the oldest turns out of what the model reads, and asks the last question again. */
+function shorten(message) {
+  const skipped = withoutOldest(current);
+  if (skipped === null || !server?.hasTemplate) return;
+  current.skipped = skipped;
+  regenerate(message);
+  showConversation();
+}
+
 /** An edited question is asked again; an edited answer stands as it is. Both drop what came after. */
 function edit(message, text) {
   abandon(current);
   const at = current.messages.indexOf(message);
   current.messages.splice(at + 1);
+  // What is asked again is read again, with all that stands in front of it.
+  if (at < (current.skipped ?? 0)) delete current.skipped;
   message.content = text;
   if (message.role === 'user') {
     if (!current.named && at === 0) current.title = titleFrom(text);
@@ -211,7 +222,7 @@ function textEdited() {
 function continueText() {
   if (!server || isRunning(current.id) || current.segments.length === 0) return;
   if (!current.title) current.title = titleFrom(textOf(current.segments).slice(0, 400));
-  const request = completeRequest(server.model, textOf(current.segments), settings);
+  const request = completeRequest(server, textOf(current.segments), settings);
   const segment = { author: 'model', content: '', model: server.model };
   current.segments.push(segment);
   start(current, segment, request, view);
@@ -258,6 +269,7 @@ const newConversation = (mode = current.mode) => goTo(store.create(mode));
 function goTo(conversation) {
   if (current.mode === 'chat') drafts.set(draftKey(), composer.text);
   current = conversation;
+  store.noteOpen(current.id);
   composer.text = drafts.get(draftKey()) ?? '';
   showConversation();
   drawer.close();
@@ -397,6 +409,8 @@ document.addEventListener('keydown', (event) => {
 });
 showTheme(byId('theme'), window.bitnetTheme.current);
 store.open();
+current = store.lastOpen() ?? current;
+store.noteOpen(current.id);
 showConversation();
 focusInput();
 connect();

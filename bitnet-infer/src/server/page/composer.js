@@ -68,10 +68,11 @@ export class Composer {
     const words = used === null ? `${count(total)} tokens free` : `${count(used)} of ${count(total)} tokens`;
     meter.setAttribute('aria-valuemax', total);
     meter.setAttribute('aria-valuenow', Math.min(used ?? 0, total));
-    meter.setAttribute('aria-valuetext', share >= NEARLY_FULL ? `${words}, nearly full` : words);
+    const said = share >= 1 ? `${words}, full` : share >= NEARLY_FULL ? `${words}, nearly full` : words;
+    meter.setAttribute('aria-valuetext', said);
     meter.classList.toggle('full', share >= NEARLY_FULL);
     meter.querySelector('.fill').style.inlineSize = `${share * 100}%`;
-    meter.querySelector('.words').textContent = share >= NEARLY_FULL ? `${words}, nearly full` : words;
+    meter.querySelector('.words').textContent = said;
   }
 
   get text() {

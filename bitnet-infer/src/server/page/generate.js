@@ -7,28 +7,57 @@ const TOP = 5;
 // The API's own default for completions is 16 tokens, which is no use to somebody who wants a text continued.
 export const COMPLETE_MAX_TOKENS = 256;
 
+/** The messages of a conversation that the model still reads. */
+export const readMessages = (conversation) => conversation.messages.slice(conversation.skipped ?? 0);
+
+/**
+ * How many messages to leave out so that about half of what is read now stays: whole turns, the newest question always. Null if
+ * that is none. The answer to that question does not count: it is written anew.
+ */
+export function withoutOldest(conversation) {
+  const { messages, skipped = 0 } = conversation;
+  const size = (message) => message.content.length + MESSAGE_CHARACTERS;
+  const question = messages.findLastIndex((message) => message.role === 'user');
+  let kept = messages.slice(skipped, question + 1).reduce((sum, message) => sum + size(message), 0) / 2;
+  let found = null;
+  for (let at = question; at > skipped; at--) {
+    kept -= size(messages[at]);
+    if (found !== null && kept < 0) break;
+    if (messages[at].role === 'user') found = at;
+  }
+  return found;
+}
+
+// What a template puts around a message counts too.
+const MESSAGE_CHARACTERS = 16;
+
 /** The request for the next message of a chat. */
-export function chatRequest(model, conversation, settings) {
-  const messages = conversation.messages
+export function chatRequest({ model, contextLength }, conversation, settings) {
+  const messages = readMessages(conversation)
     .filter(({ content }) => content !== '')
     .map(({ role, content }) => ({ role, content }));
   if (conversation.system.trim() !== '') messages.unshift({ role: 'system', content: conversation.system });
   const wanted = settings.record ? { logprobs: true, top_logprobs: TOP } : {};
-  return { path: 'v1/chat/completions', body: { model, messages, ...streaming, ...wanted, ...settings.sampling } };
+  const body = { model, messages, ...streaming, ...wanted, ...settings.sampling };
+  return { path: 'v1/chat/completions', body, contextLength };
 }
 
 /** The request that continues a text. */
-export function completeRequest(model, prompt, settings) {
+export function completeRequest({ model, contextLength }, prompt, settings) {
   const wanted = settings.record ? { logprobs: TOP } : {};
   return {
     path: 'v1/completions',
     body: { model, prompt, ...streaming, ...wanted, max_tokens: COMPLETE_MAX_TOKENS, ...settings.sampling },
+    contextLength,
   };
 }
 
 const streaming = { stream: true, stream_options: { include_usage: true } };
 
-/** `target` is the message or segment that grows: its content, tokens, stats and error are set here. */
+/**
+ * `target` is the message or segment that grows: its content, tokens, stats and error are set here. A `request` has a path, a
+ * body, and the tokens of the server's context, or null.
+ */
 export class Run {
   #abort = new AbortController();
   #started = performance.now();
@@ -54,6 +83,7 @@ export class Run {
         changed();
       }
       target.stats.finish ??= 'stop';
+      if (target.stats.finish === 'length' && this.#isFull()) target.stats.finish = 'full';
     } catch (error) {
       if (error.name === 'AbortError') target.stats.finish = 'stopped';
       else {
@@ -96,6 +126,11 @@ export class Run {
       if (choice.finish_reason) this.target.stats.finish = choice.finish_reason === 'length' ? 'length' : 'stop';
     }
     if (chunk.usage) this.#readUsage(chunk.usage, chunk.timings);
+  }
+
+  #isFull() {
+    const { promptTokens, completionTokens } = this.target.stats;
+    return Number.isFinite(promptTokens) && promptTokens + completionTokens >= (this.request.contextLength ?? Infinity);
   }
 
   #readUsage(usage, timings) {

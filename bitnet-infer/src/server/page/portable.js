@@ -60,7 +60,9 @@ export const fileName = (title, extension) =>
 
 function readConversation(value, at) {
   object(value, at);
+  const skipped = value.skipped === undefined ? {} : { skipped: number(value.skipped, `${at}.skipped`) };
   return {
+    ...skipped,
     id: /^[0-9a-f]{18}$/.test(value.id) ? value.id : newId(),
     title: string(value.title, `${at}.title`),
     named: value.named === true,
@@ -94,7 +96,7 @@ function readStats(value, at) {
   object(value, at);
   const stats = {};
   for (const [name, field] of Object.entries(value)) {
-    if (name === 'finish') stats.finish = oneOf(field, ['stop', 'length', 'stopped', 'broken'], `${at}.finish`);
+    if (name === 'finish') stats.finish = oneOf(field, ['stop', 'length', 'full', 'stopped', 'broken'], `${at}.finish`);
     else if (['promptTokens', 'completionTokens', 'cachedTokens', 'firstTokenMs', 'perSecond'].includes(name)) {
       stats[name] = field === null ? null : number(field, `${at}.${name}`);
     }

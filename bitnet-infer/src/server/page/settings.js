@@ -167,7 +167,7 @@ export class SettingsSheet {
     const fallback = this.#fallback(field.name);
     input.value = value ?? '';
     input.placeholder =
-      fallback === null ? ({ seed: 'random', max_tokens: 'no limit' }[field.name] ?? 'default') : String(fallback);
+      fallback === null ? ({ seed: 'random', max_tokens: 'no limit' }[field.name] ?? 'default') : rounded(fallback);
     input.setAttribute('aria-invalid', 'false');
     error.textContent = '';
     if (slider) slider.value = value ?? fallback ?? (field.name === 'repetition_penalty' ? 1 : 0);
@@ -180,6 +180,9 @@ export class SettingsSheet {
     return value !== null && value < 0 ? null : value;
   }
 }
+
+/** Servers compute in single precision: 0.800000011920929 is what they make of 0.8. */
+const rounded = (value) => String(Number.isInteger(value) ? value : Number(value.toPrecision(6)));
 
 function check(field, value) {
   if (typeof value !== 'number' || !Number.isFinite(value)) return 'This is not a number.';

@@ -6,6 +6,7 @@ import { perplexity } from './tokens.js';
 
 const ENDS = {
   length: 'ended at the token limit',
+  full: 'ended because the context is full',
   stopped: 'stopped',
   broken: 'broke off',
 };

@@ -1,11 +1,13 @@
 // Conversations and settings in the browser's local storage, one entry each, so that saving one does not rewrite all.
 //
-// A conversation is { id, title, named, mode: 'chat' | 'complete', created, updated, system, messages, segments }.
+// A conversation is { id, title, named, mode: 'chat' | 'complete', created, updated, system, messages, segments, skipped? }.
 // A chat has messages { role, content, model?, tokens?, stats?, error?, edited? }; a text to complete has segments
-// { author: 'you' | 'model', content, model?, tokens?, stats?, error? } that make it up.
+// { author: 'you' | 'model', content, model?, tokens?, stats?, error? } that make it up. The first `skipped` messages are not
+// sent any more.
 
 const PREFIX = 'bitnet.conversation.';
 const SETTINGS = 'bitnet.settings';
+const OPEN = 'bitnet.open';
 
 const cache = new Map();
 let report = () => {};
@@ -69,6 +71,30 @@ export function remove(id) {
   } catch {
     // Without storage there is nothing to remove.
   }
+}
+
+/** Notes which conversation is shown: for this tab, and for the next one that is opened. */
+export function noteOpen(id) {
+  for (const storage of ['sessionStorage', 'localStorage']) {
+    try {
+      globalThis[storage].setItem(OPEN, id);
+    } catch {
+      // Then a new conversation is shown next time.
+    }
+  }
+}
+
+/** The conversation that was shown last in this tab, or else in any; undefined if it is not there. */
+export function lastOpen() {
+  for (const storage of ['sessionStorage', 'localStorage']) {
+    try {
+      const id = globalThis[storage].getItem(OPEN);
+      if (id !== null) return cache.get(id);
+    } catch {
+      // As if nothing had been noted.
+    }
+  }
+  return undefined;
 }
 
 export function loadSettings() {

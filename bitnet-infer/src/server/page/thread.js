@@ -2,6 +2,7 @@
 
 import { copyFrom, el, icon, iconButton, svg } from './dom.js';
 import { plural } from './format.js';
+import { withoutOldest } from './generate.js';
 import { LiveMarkdown } from './markdown.js';
 import { writeStats } from './stats.js';
 import { TokenView } from './tokens.js';
@@ -13,7 +14,7 @@ const SIGNS = {
   assistant: 'M3.5 8h9',
 };
 
-/** The view of one conversation's messages. `actions` has regenerate(message), edit(message, text) and editSystem(). */
+/** The view of one conversation's messages. `actions` has regenerate(message), shorten(message), edit(message, text) and editSystem(). */
 export class Thread {
   #entries = new Map();
   #conversation = null;
@@ -35,8 +36,10 @@ export class Thread {
     this.#entries.clear();
     const items = document.createDocumentFragment();
     if (conversation.system.trim() !== '') items.append(this.#system(conversation.system));
-    for (const message of conversation.messages)
+    for (const [at, message] of conversation.messages.entries()) {
+      if (at > 0 && at === conversation.skipped) items.append(skippedMark(at));
       items.append(this.#entry(message, run?.target === message ? run : null));
+    }
     this.root.replaceChildren(items);
   }
 
@@ -142,7 +145,7 @@ export class Thread {
     else if (run?.waiting) this.#fillWaiting(entry);
     else this.#fillAnswer(entry, run);
     if (!mine) writeStats(stats, message, run, this.#context.probabilities);
-    this.#fillError(entry);
+    this.#fillError(entry, run);
   }
 
   #fillWaiting(entry) {
@@ -181,12 +184,20 @@ export class Thread {
     entry.live.update(entry.message.content);
   }
 
-  #fillError(entry) {
+  #fillError(entry, run) {
     entry.error?.remove();
     entry.error = null;
-    const { error } = entry.message;
-    if (!error) return;
-    entry.error = errorBox(error, () => this.actions.regenerate(entry.message));
+    const { message } = entry;
+    const { error } = message;
+    const full = run === null && message.stats?.finish === 'full';
+    if (!error && !full) return;
+    const isLast = message === this.#conversation.messages.at(-1);
+    const shorter = isLast && (full || error.kind === 'long') && withoutOldest(this.#conversation) !== null;
+    const shorten = shorter ? () => this.actions.shorten(message) : null;
+    if (full && !isLast) return;
+    entry.error = error
+      ? errorBox(error, () => this.actions.regenerate(message), shorten)
+      : errorBox({ message: FULL }, null, shorten);
     entry.foot.before(entry.error);
   }
 
@@ -202,16 +213,24 @@ export class Thread {
   }
 }
 
-/** What went wrong, in plain words, with the server's own words below and a way on. */
-export function errorBox(error, retry) {
+const FULL = 'The context is full: the model cannot read more of this conversation, and its answer ends here.';
+
+/** What went wrong, in plain words, with the server's own words below and ways on. */
+export function errorBox(error, retry, shorten = null) {
   const detail = error.detail ? el('p', { class: 'detail' }, error.detail) : null;
   return el(
     'div',
     { class: 'error' },
     el('p', {}, error.message),
     detail,
-    el('button', { type: 'button', class: 'plain', onclick: retry }, icon('again'), 'Try again'),
+    shorten && el('button', { type: 'button', class: 'plain', onclick: shorten }, 'Go on without the oldest turns'),
+    retry && el('button', { type: 'button', class: 'plain', onclick: retry }, icon('again'), 'Try again'),
   );
+}
+
+/** Stands in front of the first message that the model still reads. */
+function skippedMark(count) {
+  return el('li', { class: 'hint skipped' }, `The model no longer reads the ${plural(count, 'message')} above.`);
 }
 
 function speaker(role, name) {

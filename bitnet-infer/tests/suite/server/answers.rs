@@ -309,6 +309,12 @@ fn the_server_says_what_it_is() {
     assert_eq!(get(server.address, "/v1/models/other").status, 404);
     let props = get(server.address, "/props").json();
     assert_eq!((props["context_length"].as_u64(), props["total_slots"].as_u64()), (Some(1024), Some(8)));
+    // As people write them, and not as single precision has them.
+    let settings = &props["default_generation_settings"];
+    assert_eq!(
+        (&settings["temperature"], &settings["top_p"], &settings["min_p"]),
+        (&json!(0.8), &json!(0.95), &json!(0.05))
+    );
     let metrics = get(server.address, "/metrics").body;
     for line in [
         "bitnet_generation_tokens_total 20",

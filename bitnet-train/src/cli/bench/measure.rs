@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
+use bitnet_infer::tell;
 use bitnet_model::ModelConfig;
 use bitnet_model::rng::{Stream, generator};
 use bitnet_train::config::Run;
@@ -94,7 +95,7 @@ const WARM_UP: usize = 2;
 pub fn measure(run: &Run, vocabulary: usize, steps: usize) -> Result<Measured> {
     let config = run.model_config(vocabulary, None)?;
     if let Some(bytes) = run.memory_of_steps(&config) {
-        eprintln!("about {:.0} MB of memory", bytes as f64 / 1e6);
+        tell!("about {:.0} MB of memory", bytes as f64 / 1e6);
     }
     let train = &run.config.train;
     ensure!(
