@@ -104,7 +104,7 @@ fn percent(state: &mut State, left: &Value, right: &Value) -> Result<Value, Erro
         if right.kind() != ValueKind::Map && takes(text) != arguments.len() {
             return Err(refused("not as many values as the text has places for"));
         }
-        return state.apply_filter("format", &[&[left.clone()], &arguments[..]].concat());
+        return state.apply_filter("format", &[std::slice::from_ref(left), &arguments[..]].concat());
     }
     let whole = |value: &Value| {
         if matches!(value.kind(), ValueKind::Number | ValueKind::Bool) {

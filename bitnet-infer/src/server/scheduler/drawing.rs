@@ -127,7 +127,10 @@ impl Worker<'_> {
         self.shared.metrics.count_finished(reason);
         let (choice, usage) = (sequence.choice, sequence.usage());
         // A reader that fails now has its text, and nobody else's.
-        let told = alone(|| Ok(sequence.send(Event::End { choice, finish, usage })));
+        let told = alone(|| {
+            sequence.send(Event::End { choice, finish, usage });
+            Ok(())
+        });
         if told.is_ok() && !sequence.outbox.is_empty() {
             self.draining.push((sequence.ticket, sequence.outbox));
         }

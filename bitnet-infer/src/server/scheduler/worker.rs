@@ -154,7 +154,12 @@ impl<'a> Worker<'a> {
         let metrics = &self.shared.metrics;
         let is_lost = |ticket: &Ticket, outbox: &mut Outbox| {
             // What a reader does when it is woken is none of the others' business.
-            if alone(|| Ok(outbox.flush(ticket))).is_err() {
+            if alone(|| {
+                outbox.flush(ticket);
+                Ok(())
+            })
+            .is_err()
+            {
                 return true;
             }
             let stuck = outbox.full_since().is_some_and(|since| since.elapsed() > patience);
@@ -184,7 +189,10 @@ impl<'a> Worker<'a> {
     pub fn fail(&mut self, ticket: Rc<Ticket>, mut outbox: Outbox, choices: usize, reason: &str) {
         (0..choices).for_each(|_| self.shared.metrics.count_finished("error"));
         outbox.push(Event::Failed(reason.to_owned()));
-        let told = alone(|| Ok(outbox.flush(&ticket)));
+        let told = alone(|| {
+            outbox.flush(&ticket);
+            Ok(())
+        });
         if told.is_ok() && !outbox.is_empty() {
             self.draining.push((ticket, outbox));
         }
