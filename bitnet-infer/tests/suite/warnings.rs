@@ -100,7 +100,59 @@ fn a_head_that_is_said_to_be_tied_and_is_not_is_a_warning_of_every_load() {
     assert_eq!(loaded.warnings.len(), 1, "{:?}", loaded.warnings);
     assert!(loaded.warnings[0].starts_with("the configuration ties the head"), "{:?}", loaded.warnings);
     let found = inspect(&folder).expect("reads");
-    assert_eq!((found.warnings, found.notes), (loaded.warnings, Vec::new()));
+    assert_eq!((&found.warnings, found.notes), (&loaded.warnings, Vec::new()));
+
+    // Every command says it, and computes with the file's head.
+    let untied = root.path().join("untied");
+    fs::create_dir(&untied).expect("made");
+    for entry in fs::read_dir(&folder).expect("folder") {
+        let entry = entry.expect("entry");
+        fs::copy(entry.path(), untied.join(entry.file_name())).expect("copied");
+    }
+    fs::write(untied.join("config.json"), text).expect("written");
+    let [tied, untied] = [&folder, &untied].map(|folder| folder.to_str().expect("UTF-8"));
+    let measured = root.path().join("text");
+    fs::write(&measured, "a text to be measured").expect("written");
+    let measured = measured.to_str().expect("UTF-8");
+    let item = root.path().join("items.jsonl");
+    fs::write(&item, "{\"context\": \"a text\", \"continuation\": \" to be\"}\n").expect("written");
+    let item = item.to_str().expect("UTF-8");
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = taken.local_addr().expect("bound").port().to_string();
+    let ties = |line: &String| line.starts_with("the configuration ties");
+    for rest in [
+        &["inspect", "MODEL"][..],
+        &["generate", "MODEL", "a", "-n", "4", "--temperature", "0"],
+        &["perplexity", "MODEL", measured, "--context", "8"],
+        &["score", "MODEL", item],
+        &["chat", "MODEL", "--chat-template", "plain"],
+        &["serve", "MODEL", "--port", &port],
+    ] {
+        let of = |model: &str| {
+            run(&rest.iter().map(|&argument| if argument == "MODEL" { model } else { argument }).collect::<Vec<_>>())
+        };
+        let (said, silent) = (of(tied), of(untied));
+        let stderr = String::from_utf8_lossy(&said.stderr);
+        assert_eq!(said.status.success(), rest[0] != "serve", "{rest:?}: {stderr}");
+        assert_eq!(warned(&said).into_iter().filter(ties).collect::<Vec<_>>(), found.warnings, "{rest:?}: {stderr}");
+        assert!(!warned(&silent).iter().any(ties), "{rest:?}");
+        if matches!(rest[0], "generate" | "score") {
+            assert_eq!(said.stdout, silent.stdout, "{rest:?}");
+        }
+    }
+    for target in ["hf", "bitnet", "gguf-tq2", "gguf-f16"] {
+        let place = root.path().join(target);
+        let done = converted(&folder, &place, &options(target));
+        let notes: Vec<_> = done.notes.iter().filter_map(|note| note.strip_prefix("warning: ")).collect();
+        assert!(notes.contains(&&*found.warnings[0]), "{target}: {notes:?}");
+        // The result says what it is, so it warns no more.
+        let written = inspect(&place).expect("reads");
+        assert_eq!(
+            (written.config["tie_word_embeddings"].as_bool(), written.warnings.len()),
+            (Some(false), 0),
+            "{target}"
+        );
+    }
 }
 
 #[test]

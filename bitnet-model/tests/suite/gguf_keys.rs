@@ -146,7 +146,7 @@ fn an_alignment_is_any_kind_of_integer() {
     }
     for (value, number_of_kind, shown) in [(48, 5, "48"), (u32::MAX, 5, "-1"), (0, 4, "0"), (32, 6, "0.0")] {
         let message = parse(bytes(value, number_of_kind)).expect_err("no alignment").to_string();
-        let expected = "expected a power of two from 8 to 1048576 as an integer";
+        let expected = "expected an integer that is a power of two from 8 to 1048576";
         assert!(message.contains(&format!("`{key}` is {shown}")) && message.contains(expected), "{message}");
     }
 }

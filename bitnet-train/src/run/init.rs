@@ -8,11 +8,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use bitnet_infer::engine::ModelFiles;
-use bitnet_infer::hub;
+use bitnet_infer::{hub, tell};
 use bitnet_model::ModelConfig;
 use bitnet_model::config::Quantization;
 use bitnet_model::files::gguf::GgufOptions;
-use bitnet_model::files::source::{TableView, WeightSource};
+use bitnet_model::files::source::{TableView, WARNING, WeightSource};
 use bitnet_model::tokenizer::Tokenizer;
 use bitnet_model::weights::LinearWeights;
 use candle_core::Tensor;
@@ -53,6 +53,7 @@ pub fn parameters_of(
     let files = ModelFiles::open(&path, GgufOptions::default())?;
     files.with_weights(|weights| -> Result<Parameters> {
         let theirs = weights.config();
+        weights.notes().iter().filter(|note| note.starts_with(WARNING)).for_each(|warning| tell!("{warning}"));
         check_shape(theirs, config).map_err(|reason| anyhow!("{}: {reason}", path.display()))?;
         if let Some(other) = files.tokenizer(theirs)? {
             check_tokens(&other, tokenizer, config.vocab_size, &path)?;

@@ -299,3 +299,44 @@ fn a_run_begins_with_the_weights_of_its_model() {
         assert!(found == &source.view(name).expect("there").data()[..found.len()], "{name}");
     }
 }
+
+/// A configuration that ties the head, beside a head with other numbers: the run starts with the file's head, and says so.
+#[test]
+fn a_head_that_is_said_to_be_tied_and_is_not_is_taken_with_a_warning() {
+    let root = tempfile::tempdir().expect("temp dir");
+    let data = tiny::data(&tiny::run(root.path(), 10, &[]));
+    let config =
+        ModelConfig { rms_norm_eps: 1e-5, rope_theta: 1e4, tie_word_embeddings: false, ..llama(data.vocab_size) };
+    let model = root.path().join("llama");
+    write(&model, &config, Some(data.tokenizer_json.clone()));
+    let path = model.join("config.json");
+    let text = fs::read_to_string(&path).expect("config");
+    let tied = text.replace(r#""tie_word_embeddings": false"#, r#""tie_word_embeddings": true"#);
+    assert_ne!(tied, text);
+    fs::write(&path, tied).expect("written");
+    let run = |more: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_bitnet-train"));
+        command.arg("run").arg(root.path().join("tiny.toml"));
+        let from = format!("model.init_from={}", model.display());
+        for assignment in [&from, "model.hidden_act=silu"].iter().chain(more) {
+            command.args(["--set", assignment]);
+        }
+        let output = command.output().expect("the program runs");
+        (output.status.success(), String::from_utf8(output.stderr).expect("UTF-8"))
+    };
+    let warning =
+        "warning: the configuration ties the head to the embedding, but the file has another `lm_head.weight`";
+    let (succeeds, stderr) = run(&["model.tie_word_embeddings=true"]);
+    assert!(!succeeds && stderr.contains("set model.tie_word_embeddings = false"), "{stderr}");
+    assert!(stderr.contains(warning), "{stderr}");
+    let (succeeds, stderr) = run(&["model.tie_word_embeddings=false", "optimizer.learning_rate=0.0", "train.steps=1"]);
+    assert!(succeeds && stderr.matches(warning).count() == 1, "{stderr}");
+    let read = |path: &Path| fs::read(path.join("model.safetensors")).expect("readable");
+    let checkpoint = root.path().join("tiny/checkpoints/step-00000001");
+    let (kept, source) = (read(&checkpoint), read(&model));
+    let kept = TensorFile::parse(&kept, "checkpoint").expect("valid");
+    let source = TensorFile::parse(&source, "model").expect("valid");
+    let of = |file: &TensorFile, name: &str| file.view(name).expect("there").data().to_vec();
+    assert_eq!(of(&kept, "lm_head.weight"), of(&source, "lm_head.weight"));
+    assert_ne!(of(&kept, "lm_head.weight"), of(&kept, "model.embed_tokens.weight"));
+}

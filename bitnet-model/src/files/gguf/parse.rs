@@ -308,7 +308,7 @@ fn alignment(values: &BTreeMap<&str, Value>) -> Result<usize, String> {
         _ => None,
     };
     number.filter(|n| n.is_power_of_two() && (8..=1 << 20).contains(n)).ok_or_else(|| {
-        format!("is {}, expected a power of two from 8 to {} as an integer", super::keys::shown(value), 1 << 20)
+        format!("is {}, expected an integer that is a power of two from 8 to {}", super::keys::shown(value), 1 << 20)
     })
 }
 
