@@ -76,11 +76,11 @@ Examples:
 /// # Errors
 /// If the model does not load or the prompt does not fit.
 pub fn run(args: &Args, opening: Opening) -> Result<()> {
-    args.check()?;
     let prompt = args.prompt()?;
     let files = opening.files(&args.model)?;
     let loaded = opening.load(&files)?.with_head(args.head);
     let options = args.options(&GenerationDefaults::of(&files)?);
+    args.check(&options.sampler)?;
     let generator = Generator::new(&loaded.model, loaded.require_tokenizer()?);
     let mut closed = None;
     let on_text = |piece: &str| match if args.json { Ok(()) } else { output::print(piece) } {
@@ -104,17 +104,17 @@ pub fn run(args: &Args, opening: Opening) -> Result<()> {
 
 impl Args {
     /// Refuses what is given and cannot take effect.
-    fn check(&self) -> Result<()> {
-        let (greedy, unpenalized) = (self.temperature == Some(0.0), self.repeat_penalty == Some(1.0));
+    fn check(&self, sampler: &SamplerConfig) -> Result<()> {
+        let (greedy, unpenalized) = (sampler.temperature == 0.0, sampler.repeat_penalty == 1.0);
         for (idle, is_given, name, because) in [
-            (greedy, self.top_k.is_some(), "--top-k", "--temperature 0, which takes the most probable token"),
-            (greedy, self.top_p.is_some(), "--top-p", "--temperature 0, which takes the most probable token"),
-            (greedy, self.min_p.is_some(), "--min-p", "--temperature 0, which takes the most probable token"),
-            (greedy, self.seed.is_some(), "--seed", "--temperature 0, which draws nothing"),
-            (unpenalized, self.repeat_window.is_some(), "--repeat-window", "a --repeat-penalty of 1, which is off"),
+            (greedy, self.top_k.is_some(), "--top-k", "a temperature of 0, which takes the most probable token"),
+            (greedy, self.top_p.is_some(), "--top-p", "a temperature of 0, which takes the most probable token"),
+            (greedy, self.min_p.is_some(), "--min-p", "a temperature of 0, which takes the most probable token"),
+            (greedy, self.seed.is_some(), "--seed", "a temperature of 0, which draws nothing"),
+            (unpenalized, self.repeat_window.is_some(), "--repeat-window", "a repetition penalty of 1, which is off"),
         ] {
             if idle && is_given {
-                bail!("{name} has no effect with {because}: leave one of the two out");
+                bail!("{name} has no effect with {because}: leave it out, or change that");
             }
         }
         Ok(())

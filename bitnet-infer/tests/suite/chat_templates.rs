@@ -62,11 +62,7 @@ fn every_construct_gives_the_text_that_transformers_gives() {
 
 #[test]
 fn templates_of_published_models_write_what_they_write_in_transformers() {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/chat-templates");
-    if !folder.exists() {
-        eprintln!("skipped: no templates at {}", folder.display());
-        return;
-    }
+    let Some(folder) = crate::data_folder::shared("chat-templates") else { return };
     let Cases { conversations, cases } = cases();
     let today = chrono::Local::now().format("%d %b %Y").to_string();
     for case in &cases {

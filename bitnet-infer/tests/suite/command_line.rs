@@ -313,11 +313,11 @@ fn options_that_cannot_take_effect_are_refused_by_name() {
     success(&["bench", "--shape", "tiny", "--weights", "none", "--write", text(&floats)]);
     let generate = ["generate", text(&folder), "Once", "-n", "1"];
     for (option, value, because) in [
-        ("--top-k", "3", "--temperature 0"),
-        ("--top-p", "0.5", "--temperature 0"),
-        ("--min-p", "0.5", "--temperature 0"),
-        ("--seed", "7", "--temperature 0"),
-        ("--repeat-window", "9", "a --repeat-penalty of 1"),
+        ("--top-k", "3", "a temperature of 0"),
+        ("--top-p", "0.5", "a temperature of 0"),
+        ("--min-p", "0.5", "a temperature of 0"),
+        ("--seed", "7", "a temperature of 0"),
+        ("--repeat-window", "9", "a repetition penalty of 1"),
     ] {
         let idle = [&generate[..], &[option, value, "--temperature", "0"]].concat();
         let message = refused(&idle);

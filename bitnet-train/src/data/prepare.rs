@@ -90,8 +90,7 @@ pub fn prepare(
         let mut hash = Sha256::new();
         hash.update(corpus.content(part));
         hash.update(Sha256::digest(&built.json));
-        // Other rules for what of a file is text would have to say so here.
-        hash.update(format!("separator {separator:?}, no byte-order mark\n"));
+        hash.update(format!("separator {separator:?}\n"));
         let name = if part == Part::Train { "train" } else { "validation" };
         Place::of(name, cache, hash.finalize().into())
     });

@@ -48,11 +48,12 @@ fn rendered(server: &Running, messages: &Value) -> String {
     answer.json()["prompt"].as_str().expect("a text").to_owned()
 }
 
-/// Expected: `render_jinja_template` of transformers 5.24 with the arguments as objects.
+/// Expected: `apply_chat_template` of transformers 5.24 with the arguments as objects. It leaves out what is null, so that a
+/// content of null is undefined, and not none.
 #[test]
 fn calls_of_tools_are_written_by_the_template() {
     let (server, _folder) = with_template(TEMPLATE);
-    let expected = "[user] Weather?[assistant] - c1:weather({\"town\": \"Köln\", \"days\": 2, \"a\": [true, null]}) \
+    let expected = "[user] Weather?[assistant]  c1:weather({\"town\": \"Köln\", \"days\": 2, \"a\": [true, null]}) \
                     c2:time({})[tool weather #c1] {\"sky\": \"<clear>\"}[tool #c2] 12:00[assistant] Clear at noon.[user] Thanks";
     assert_eq!(rendered(&server, &history()), expected);
     let body = json!({"messages": history(), "max_tokens": 3});
@@ -62,10 +63,10 @@ fn calls_of_tools_are_written_by_the_template() {
         {"role": "assistant", "content": null, "function_call": {"name": "f", "arguments": "{\"x\": 1}"}},
         {"role": "function", "name": "f", "content": "2"},
     ]);
-    assert_eq!(rendered(&server, &older), "[assistant] - :f({\"x\": 1})[tool f] 2");
+    assert_eq!(rendered(&server, &older), "[assistant]  :f({\"x\": 1})[tool f] 2");
     // Arguments that a model has garbled go on as they are.
     let garbled = json!([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{\"x"}}]}]);
-    assert_eq!(rendered(&server, &garbled), "[assistant] - :f(\"{\\\"x\")");
+    assert_eq!(rendered(&server, &garbled), "[assistant]  :f(\"{\\\"x\")");
 }
 
 #[test]
