@@ -76,6 +76,7 @@ def reopens(s):
     s.page.click("#new")
     s.send("About dogs")
     s.page.click("text=About cats")
+    s.until("document.querySelector('#title').textContent === 'About cats'")
     for page in [s.page, s.new_page()]:
         page.goto(s.url)
         page.wait_for_selector(".turn.user .body")
