@@ -105,7 +105,7 @@ pub fn run(args: &Args, opening: Opening) -> Result<()> {
 impl Args {
     /// Refuses what is given and cannot take effect.
     fn check(&self, sampler: &SamplerConfig) -> Result<()> {
-        let (greedy, unpenalized) = (sampler.temperature == 0.0, sampler.repeat_penalty == 1.0);
+        let (greedy, unpenalized) = (self.temperature == Some(0.0), sampler.repeat_penalty == 1.0);
         for (idle, is_given, name, because) in [
             (greedy, self.top_k.is_some(), "--top-k", "a temperature of 0, which takes the most probable token"),
             (greedy, self.top_p.is_some(), "--top-p", "a temperature of 0, which takes the most probable token"),

@@ -158,7 +158,8 @@ fn numbers_are_checked_and_not_wrapped() {
     let (all, _) = success(&plain);
     let (most, _) = success(&["generate", folder, "Once", "-n", "5", "--top-k", &largest, "--repeat-penalty", "1.3"]);
     assert_eq!(most, all);
-    success(&["generate", folder, "Once", "-n", &largest, "--repeat-window", &largest, "--seed", &largest]);
+    let penalized = ["--repeat-penalty", "1.1", "--repeat-window", &largest];
+    success(&[&["generate", folder, "Once", "-n", &largest, "--seed", &largest], &penalized[..]].concat());
     for option in
         ["--prompt", "--generate", "--batch", "--repeats", "--hidden", "--layers", "--ffn", "--heads", "--vocab"]
     {
